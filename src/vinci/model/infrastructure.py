@@ -215,7 +215,9 @@ class LoginRule(Declared):
     community: Name
     user: UserName | None = None
     node: Name | None = None
-    between: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$")] | None = None
+    between: Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$")] | None = (
+        None
+    )
 
 
 class Expectation(Declared):

@@ -8,6 +8,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import AppVmMode, Operation, Protocol, Response, ShareKind
+from vinci.model.labels import PlannedLabel as PlannedLabel
 
 TRANSIT = "transit"
 """Name of the network that carries only FW-VM to FW-VM traffic."""
@@ -19,25 +20,6 @@ class VmKind(StrEnum):
     APP = "APP-VM"
     FS = "FS-VM"
     FW = "FW-VM"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedLabel:
-    """A label with its numbers: level 0 is the lowest; categories by their index in the file."""
-
-    level: int
-    categories: frozenset[int]
-    text: str
-
-    def dominates(self, other: PlannedLabel) -> bool:
-        """True when information with label `other` may be read under this one (Bell and LaPadula 1973)."""
-        return self.level >= other.level and self.categories >= other.categories
-
-    @property
-    def mls(self) -> str:
-        """The SELinux spelling, `s1:c0,c2`."""
-        cats = ",".join(f"c{number}" for number in sorted(self.categories))
-        return f"s{self.level}:{cats}" if cats else f"s{self.level}"
 
 
 @dataclass(frozen=True, slots=True)
