@@ -161,6 +161,7 @@ class FileService:
 
     vm: str
     shares: tuple[PlannedShare, ...]
+    members: tuple[Member, ...]
     policy_cil: str
 
 
