@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A node's durable state in SQLite: the declaration in force, keys of its VMs, sessions, passwords.
+
+Every write is one transaction; with the write-ahead log a killed agent leaves either the old or the new state.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCHEMA = """
+create table if not exists declaration (
+    version integer primary key autoincrement, path text not null, text blob not null, accepted real not null);
+create table if not exists key (name text primary key, private blob not null);
+create table if not exists password (user text primary key, hash text not null);
+create table if not exists session (
+    id text primary key, user text not null, community text not null, vm text not null, started real not null,
+    purpose text not null);
+create table if not exists fact (name text primary key, value text not null);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeclaration:
+    """A declaration that was accepted: the file's path as the administrator named it, and its bytes."""
+
+    version: int
+    path: str
+    text: bytes
+    accepted: float
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A user logged in to a community's APP-VM; while it lasts, the FS-VMs know the pair (VM, user)."""
+
+    id: str
+    user: str
+    community: str
+    vm: str
+    started: float
+    purpose: str
+
+
+class Store:
+    """The database of one node. Used from the agent's event loop only."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create it.
+
+        Raises:
+            sqlite3.Error: the file is not a database of ours.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None)
+        path.chmod(0o600)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.execute("pragma synchronous=full")
+        self._db.executescript(_SCHEMA)
+
+    def declaration(self) -> StoredDeclaration | None:
+        """The declaration in force."""
+        row = self._db.execute(
+            "select version, path, text, accepted from declaration order by version desc limit 1"
+        ).fetchone()
+        return StoredDeclaration(*row) if row else None
+
+    def accept(self, path: str, text: bytes, now: float) -> int:
+        """Put a declaration in force; its version number."""
+        cursor = self._db.execute("insert into declaration (path, text, accepted) values (?, ?, ?)", (path, text, now))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def withdraw(self) -> None:
+        """Forget the declaration in force (`down`); keys, passwords and disks stay."""
+        self._db.execute("delete from declaration")
+
+    def key(self, name: str) -> bytes | None:
+        """A private key by its name."""
+        row = self._db.execute("select private from key where name = ?", (name,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def set_key(self, name: str, private: bytes) -> None:
+        """Keep a private key."""
+        self._db.execute("insert or replace into key values (?, ?)", (name, private))
+
+    def password(self, user: str) -> str | None:
+        """The argon2 hash that an administrator or the user set."""
+        row = self._db.execute("select hash from password where user = ?", (user,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_password(self, user: str, password_hash: str) -> None:
+        """Keep an argon2 hash."""
+        self._db.execute("insert or replace into password values (?, ?)", (user, password_hash))
+
+    def sessions(self) -> list[Session]:
+        """All open sessions, oldest first."""
+        rows = self._db.execute("select id, user, community, vm, started, purpose from session order by started, id")
+        return [Session(*row) for row in rows]
+
+    def open_session(self, session: Session) -> None:
+        """Record a login."""
+        self._db.execute(
+            "insert into session values (?, ?, ?, ?, ?, ?)",
+            (session.id, session.user, session.community, session.vm, session.started, session.purpose),
+        )
+
+    def close_session(self, session_id: str) -> None:
+        """Record a log-out."""
+        self._db.execute("delete from session where id = ?", (session_id,))
+
+    def fact(self, name: str) -> str | None:
+        """A remembered fact."""
+        row = self._db.execute("select value from fact where name = ?", (name,)).fetchone()
+        return str(row[0]) if row else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Remember a fact."""
+        self._db.execute("insert or replace into fact values (?, ?)", (name, value))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()

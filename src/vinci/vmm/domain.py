@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""From a planned VM to libvirt's domain XML: pure text, so that the same plan gives the same machine.
+
+Format: https://libvirt.org/formatdomain.html (libvirt 9.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from vinci.plan.types import Nic, Vm, VmKind
+
+NAMESPACE = "urn:vinci:domain:1"
+SSH_CHANNEL = "org.vinci.ssh"
+FW_CFG_PREFIX = "opt/org.vinci/"
+TB_CACHE_MIB = 64
+"""TCG's translation cache: below 64 MiB guests stall, the default is 1 GiB (facts/runtime.md)."""
+CPU_PERIOD_US = 100_000
+BASE_CMDLINE = "console=ttyS0 quiet panic=-1 net.ifnames=0 ipv6.disable=1 random.trust_cpu=on"
+
+SELINUX_CMDLINE = "security=selinux enforcing=1 audit=1 audit_backlog_limit=8192"
+
+
+class Accelerator(StrEnum):
+    """What runs a guest's instructions; the values are libvirt's domain types."""
+
+    KVM = "kvm"
+    TCG = "qemu"
+
+
+@dataclass(frozen=True, slots=True)
+class BootFiles:
+    """Where the files lie that one VM boots from. `fw_cfg` maps the short name (`env`) to a file."""
+
+    kernel: Path
+    initramfs: Path
+    root: Path
+    image_digest: str
+    disk: Path | None
+    fw_cfg: tuple[tuple[str, Path], ...]
+    ssh_socket: Path
+    console_socket: Path
+
+
+def machine_digest(vm: Vm, image_digest: str, accelerator: Accelerator) -> str:
+    """What may not change under a running VM: hardware, addresses, image. Another digest means a new start."""
+    hardware = {
+        "name": vm.name,
+        "kind": vm.kind,
+        "memory_mib": vm.memory_mib,
+        "cpu_percent": vm.cpu_percent,
+        "nics": [asdict(nic) for nic in vm.nics],
+        "routes": [asdict(route) for route in vm.routes],
+        "disk": asdict(vm.disk) if vm.disk else None,
+        "image": image_digest,
+        "accelerator": accelerator,
+        "cmdline": command_line(vm, accelerator),
+    }
+    return hashlib.sha256(json.dumps(hardware, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def command_line(vm: Vm, accelerator: Accelerator) -> str:
+    """The guest kernel's command line."""
+    words = [BASE_CMDLINE]
+    if accelerator is Accelerator.TCG:
+        # Emulated code is never speculated: the mitigations would only cost time.
+        words.append("mitigations=off")
+    words.append(
+        "security=selinux enforcing=1 audit=1 audit_backlog_limit=8192" if vm.kind is VmKind.FS else "selinux=0"
+    )
+    return " ".join(words)
+
+
+def boot_environment(vm: Vm) -> str:
+    """The guest's `env` file: who it is and which addresses its cards have. Values hold no quotes by construction."""
+    nics = " ".join(f"{nic.mac},{nic.address}/{nic.prefix}" for nic in vm.nics)
+    routes = " ".join(
+        f"{'default' if route.network.prefixlen == 0 else route.network},{route.via}" for route in vm.routes
+    )
+    kind = vm.kind.name
+    return f'VINCI_KIND={kind}\nVINCI_HOSTNAME={vm.name}\nVINCI_NICS="{nics}"\nVINCI_ROUTES="{routes}"\n'
+
+
+def domain_xml(infrastructure: str, vm: Vm, files: BootFiles, accelerator: Accelerator) -> str:
+    """libvirt's definition of `vm`."""
+    root = ET.Element("domain", type=accelerator.value)
+    _text(root, "name", vm.name)
+    _text(root, "uuid", str(uuid.uuid5(uuid.NAMESPACE_URL, f"vinci:{infrastructure}:{vm.name}")))
+    _metadata(root, vm, machine_digest(vm, files.image_digest, accelerator))
+    _resources(root, vm)
+    sysinfo = ET.SubElement(root, "sysinfo", type="fwcfg")
+    for name, path in files.fw_cfg:
+        ET.SubElement(sysinfo, "entry", name=FW_CFG_PREFIX + name, file=str(path))
+    _boot(root, vm, files, accelerator)
+    _devices(ET.SubElement(root, "devices"), vm, files)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, attributes)
+    element.text = text
+    return element
+
+
+def _metadata(root: ET.Element, vm: Vm, digest: str) -> None:
+    metadata = ET.SubElement(root, "metadata")
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}vm", digest=digest, kind=vm.kind.value, community=vm.community or "")
+
+
+def _resources(root: ET.Element, vm: Vm) -> None:
+    _text(root, "memory", str(vm.memory_mib), unit="MiB")
+    backing = ET.SubElement(root, "memoryBacking")
+    ET.SubElement(backing, "source", type="file")  # the A-VM reads guest memory from this file
+    ET.SubElement(backing, "access", mode="shared")
+    _text(root, "vcpu", str(max(1, -(-vm.cpu_percent // 100))))
+    tune = ET.SubElement(root, "cputune")
+    _text(tune, "global_period", str(CPU_PERIOD_US))
+    _text(tune, "global_quota", str(vm.cpu_percent * CPU_PERIOD_US // 100))
+
+
+def _boot(root: ET.Element, vm: Vm, files: BootFiles, accelerator: Accelerator) -> None:
+    os_ = ET.SubElement(root, "os")
+    _text(os_, "type", "hvm", arch="x86_64", machine="q35")
+    _text(os_, "kernel", str(files.kernel))
+    _text(os_, "initrd", str(files.initramfs))
+    _text(os_, "cmdline", command_line(vm, accelerator))
+    features = ET.SubElement(root, "features")
+    ET.SubElement(features, "acpi")
+    if accelerator is Accelerator.TCG:
+        _text(ET.SubElement(features, "tcg"), "tb-cache", str(TB_CACHE_MIB), unit="MiB")
+        cpu = ET.SubElement(root, "cpu", mode="maximum")
+    else:
+        cpu = ET.SubElement(root, "cpu", mode="host-model")
+    cpu.set("check", "none")
+    ET.SubElement(root, "clock", offset="utc")
+    _text(root, "on_poweroff", "destroy")
+    _text(root, "on_reboot", "restart")
+    _text(root, "on_crash", "destroy")
+
+
+def _devices(devices: ET.Element, vm: Vm, files: BootFiles) -> None:
+    _text(devices, "emulator", "/usr/bin/qemu-system-x86_64")
+    _disk(devices, files.root, "vda", "root", readonly=True)
+    if files.disk is not None:
+        _disk(devices, files.disk, "vdb", "data", readonly=False)
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    for nic in vm.nics:
+        _interface(devices, nic)
+    channel = ET.SubElement(devices, "channel", type="unix")
+    ET.SubElement(channel, "source", mode="bind", path=str(files.ssh_socket))
+    ET.SubElement(channel, "target", type="virtio", name=SSH_CHANNEL)
+    console = ET.SubElement(devices, "serial", type="unix")
+    ET.SubElement(console, "source", mode="bind", path=str(files.console_socket))
+    ET.SubElement(console, "target", type="isa-serial", port="0")
+    rng = ET.SubElement(devices, "rng", model="virtio")
+    _text(rng, "backend", "/dev/urandom", model="random")
+    ET.SubElement(devices, "memballoon", model="none")
+
+
+def _disk(devices: ET.Element, path: Path, target: str, serial: str, *, readonly: bool) -> None:
+    disk = ET.SubElement(devices, "disk", type="file", device="disk")
+    # A guest's flush reaches the host's disk: no acknowledged byte is lost when the VM dies.
+    ET.SubElement(disk, "driver", name="qemu", type="raw", cache="writeback", discard="unmap")
+    ET.SubElement(disk, "source", file=str(path))
+    ET.SubElement(disk, "target", dev=target, bus="virtio")
+    _text(disk, "serial", serial)
+    if readonly:
+        ET.SubElement(disk, "readonly")
+
+
+def _interface(devices: ET.Element, nic: Nic) -> None:
+    interface = ET.SubElement(devices, "interface", type="bridge")
+    ET.SubElement(interface, "source", bridge=nic.bridge)
+    ET.SubElement(interface, "target", dev=nic.tap)
+    ET.SubElement(interface, "mac", address=nic.mac)
+    ET.SubElement(interface, "model", type="virtio")
+    ET.SubElement(interface, "driver", name="qemu")

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The node's VMM: libvirt, by default its QEMU driver embedded in the agent's own process (facts/runtime.md).
+
+One process per root and one root per process. All calls block; the agent calls them from a worker thread.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import libvirt
+
+from vinci.vmm.domain import NAMESPACE
+
+QEMU_USER = "vinci-qemu"
+"""QEMU runs as this unprivileged user; `scripts/install-packages` makes it."""
+
+_QEMU_CONF = """\
+# Written by the node agent at each start.
+user = "{user}"
+group = "{group}"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+stdio_handler = "file"
+seccomp_sandbox = 1
+memory_backing_dir = "{ram}"
+cgroup_controllers = [ {controllers} ]
+namespaces = []
+"""
+
+
+class VmmError(Exception):
+    """The VMM refused or failed; the text is one sentence."""
+
+
+class VmState(StrEnum):
+    """What the VMM says of a VM."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningVm:
+    """A VM as the VMM reports it."""
+
+    name: str
+    state: VmState
+    digest: str
+    memory_mib: int
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class VmEvent:
+    """A VM changed its state."""
+
+    name: str
+    state: VmState
+    detail: str
+
+
+_STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
+}
+
+
+def _quiet(_context: object, _error: object) -> None:
+    """libvirt prints every error on stderr by itself; ours come as exceptions."""
+
+
+class VmHost:
+    """An open connection to the VMM of this node."""
+
+    def __init__(self, root: Path, uri: str | None, on_event: Callable[[VmEvent], None]) -> None:
+        """Open it. `root` holds libvirt's state, `uri` overrides the embedded driver.
+
+        Raises:
+            VmmError: libvirt cannot be opened.
+        """
+        self._on_event = on_event
+        libvirt.registerErrorHandler(_quiet, None)
+        libvirt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
+        if uri is None:
+            _write_configuration(root)
+            uri = f"qemu:///embed?root={root}"
+        try:
+            self._connection = libvirt.open(uri)
+            self._connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
+        except libvirt.libvirtError as error:
+            raise VmmError(f"libvirt cannot open {uri}: {error}") from error
+
+    def list(self) -> dict[str, RunningVm]:
+        """All VMs that the VMM has, by name."""
+        found = {}
+        for domain in self._connection.listAllDomains():
+            try:
+                state, _max, memory_kib, _cpus, cpu_ns = domain.info()
+                digest = _digest_of(domain)
+            except libvirt.libvirtError:
+                continue  # it ended between the listing and the question
+            found[domain.name()] = RunningVm(
+                domain.name(), _STATES.get(state, VmState.STOPPED), digest, memory_kib // 1024, cpu_ns / 1e9
+            )
+        return found
+
+    def start(self, xml: str) -> None:
+        """Start a transient VM from its definition.
+
+        Raises:
+            VmmError: libvirt or QEMU refused it.
+        """
+        try:
+            self._connection.createXML(xml, libvirt.VIR_DOMAIN_NONE)
+        except libvirt.libvirtError as error:
+            raise VmmError(f"the VM cannot be started: {error}") from error
+
+    def stop(self, name: str) -> None:
+        """End a VM at once; no error when it has ended already.
+
+        Raises:
+            VmmError: it still runs.
+        """
+        try:
+            domain = self._connection.lookupByName(name)
+        except libvirt.libvirtError:
+            return
+        try:
+            domain.destroy()
+        except libvirt.libvirtError as error:
+            # Right after a reconnect libvirt may say 'not running' though it did end the VM (facts/runtime.md).
+            if _is_active(domain):
+                raise VmmError(f"VM {name} cannot be stopped: {error}") from error
+
+    def suspend(self, name: str) -> None:
+        """Freeze a VM's processors."""
+        self._call(name, "suspend")
+
+    def resume(self, name: str) -> None:
+        """Let a frozen VM go on."""
+        self._call(name, "resume")
+
+    def monitor(self, name: str, command: str) -> str:
+        """The answer of QEMU's monitor to a human command (`info registers -a`).
+
+        Raises:
+            VmmError: no such VM, or it did not answer.
+        """
+        import libvirt_qemu
+
+        try:
+            domain = self._connection.lookupByName(name)
+            answer = libvirt_qemu.qemuMonitorCommand(domain, command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
+        except libvirt.libvirtError as error:
+            raise VmmError(f"QEMU's monitor of {name} does not answer: {error}") from error
+        return str(answer)
+
+    def pid(self, name: str) -> int | None:
+        """The process id of a VM's QEMU, from QEMU's own pid file; None when it cannot be told."""
+        for path in (self._root_of() / "run" / "qemu").glob(f"{name}.pid"):
+            return int(path.read_text())
+        return None
+
+    def _root_of(self) -> Path:
+        return Path(self._connection.getURI().partition("root=")[2])
+
+    def _call(self, name: str, method: str) -> None:
+        try:
+            getattr(self._connection.lookupByName(name), method)()
+        except libvirt.libvirtError as error:
+            raise VmmError(f"cannot {method} VM {name}: {error}") from error
+
+    def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
+        states = {
+            libvirt.VIR_DOMAIN_EVENT_STARTED: VmState.RUNNING,
+            libvirt.VIR_DOMAIN_EVENT_RESUMED: VmState.RUNNING,
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED: VmState.PAUSED,
+            libvirt.VIR_DOMAIN_EVENT_STOPPED: VmState.STOPPED,
+            libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: VmState.STOPPED,
+            libvirt.VIR_DOMAIN_EVENT_CRASHED: VmState.STOPPED,
+        }
+        if event in states:
+            self._on_event(VmEvent(domain.name(), states[event], f"libvirt event {event}/{detail}"))
+
+
+def _run_event_loop() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def _is_active(domain: Any) -> bool:
+    try:
+        return bool(domain.isActive())
+    except libvirt.libvirtError:
+        return False
+
+
+def _digest_of(domain: Any) -> str:
+    try:
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+    except libvirt.libvirtError:
+        return ""
+    return ET.fromstring(text).get("digest", "")
+
+
+def _write_configuration(root: Path) -> None:
+    """libvirt's embedded driver reads ROOT/etc/qemu.conf. RAM files lie beside it, on a tmpfs when root is on one."""
+    try:
+        user = pwd.getpwnam(QEMU_USER)
+    except KeyError as error:
+        raise VmmError(f"there is no user {QEMU_USER}: run `make install`") from error
+    ram = ram_directory(root)
+    ram.mkdir(parents=True, exist_ok=True)
+    os.chown(ram, user.pw_uid, user.pw_gid)
+    etc = root / "etc"
+    etc.mkdir(parents=True, exist_ok=True)
+    text = _QEMU_CONF.format(
+        user=QEMU_USER,
+        group=grp.getgrgid(user.pw_gid).gr_name,
+        ram=ram,
+        controllers=", ".join(f'"{name}"' for name in ("cpu", "memory", "cpuacct")),
+    )
+    (etc / "qemu.conf").write_text(text)
+
+
+def ram_directory(root: Path) -> Path:
+    """Where guest RAM files of the node with this libvirt root lie: on the machine's tmpfs, one folder a root."""
+    return Path("/dev/shm/vinci") / root.as_posix().strip("/").replace("/", "-")
