@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The A-VM's agent: one process a node that makes the node what the declaration says, and keeps it so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from vinci.images.build import Images
+from vinci.model.infrastructure import Infrastructure
+from vinci.model.load import DeclarationError, load_bytes
+from vinci.node.audit import Audit, Event, Severity
+from vinci.node.channel import ChannelError
+from vinci.node.events import watch_file_server, watch_packets
+from vinci.node.grants import Grants
+from vinci.node.guests import Guests
+from vinci.node.network import NodeNetwork
+from vinci.node.paths import NodePaths
+from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
+from vinci.node.sessions import Logins
+from vinci.plan.compile import compile_plan
+from vinci.plan.types import NodePlan, Plan, Vm, VmKind
+from vinci.store.sqlite import Session, Store
+from vinci.vmm.domain import Accelerator
+from vinci.vmm.host import RunningVm, VmEvent, VmHost, VmState
+
+RECONCILE_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The declaration that the node follows, and what was derived from it."""
+
+    version: int
+    path: str
+    infrastructure: Infrastructure
+    plan: Plan
+    node_plan: NodePlan
+
+
+def _silent(_progress: Progress) -> None:
+    """No one watches this pass."""
+
+
+class Agent:
+    """The agent's state and its tasks. Everything runs on one event loop; libvirt's calls in worker threads."""
+
+    def __init__(
+        self, paths: NodePaths, store: Store, audit: Audit, images: Images, accelerator: Accelerator, uri: str | None
+    ) -> None:
+        self.paths = paths
+        self.store = store
+        self.audit = audit
+        self.accelerator = accelerator
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self.host = VmHost(paths.libvirt, uri, self._vm_event)
+        self.guests = Guests(paths, store, images)
+        self.network = NodeNetwork(paths.namespace)
+        self.grants = Grants(self.guests, store.sessions)
+        self.logins = Logins(paths.node, store, self.guests, self.grants, audit, self._ensure_vm, self._release_vm)
+        self.in_force: InForce | None = None
+        self.invalid: str | None = None
+        """Why the stored declaration cannot be followed; what runs goes on running."""
+        self._reconciler = Reconciler(self.host, self.guests, self.network, self.grants, audit, accelerator)
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
+        self._changing = asyncio.Lock()
+        self.finished = asyncio.Event()
+
+    # -- declarations ------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Take up the stored declaration after a start. One that no longer validates is reported, nothing stops."""
+        for session in self.store.sessions():
+            self.store.close_session(session.id)  # its terminal died with the last agent
+        stored = self.store.declaration()
+        if stored is None:
+            return
+        try:
+            self.in_force = self._derive(stored.version, stored.path, stored.text)
+        except DeclarationError as error:
+            self.invalid = str(error)
+            self.audit.record(
+                Event.DECLARATION_REFUSED,
+                Severity.ERROR,
+                f"the stored declaration {stored.path} no longer validates; what runs goes on: {error}",
+            )
+            return
+        self._use(self.in_force)
+
+    def _derive(self, version: int, path: str, text: bytes) -> InForce:
+        infrastructure = load_bytes(text, path).infrastructure
+        plan = compile_plan(infrastructure)
+        node_plan = next((node for node in plan.nodes if node.node == self.paths.node), None)
+        if node_plan is None:
+            node_plan = NodePlan(self.paths.node, (), (), (), ())
+        return InForce(version, path, infrastructure, plan, node_plan)
+
+    def _use(self, in_force: InForce) -> None:
+        self.in_force = in_force
+        self.invalid = None
+        self.grants.use(in_force.node_plan)
+
+    async def up(self, path: str, text: bytes, report: Report) -> Outcome:
+        """Put a declaration in force and make the node follow it.
+
+        Raises:
+            DeclarationError: it does not validate; what was in force stays.
+        """
+        async with self._changing:
+            candidate = await asyncio.to_thread(self._derive, 0, path, text)
+            stored = self.store.declaration()
+            if stored is None or stored.text != text:
+                version = self.store.accept(path, text, time.time())
+                self.audit.record(
+                    Event.DECLARATION, Severity.NOTICE, f"declaration {path} is in force as version {version}"
+                )
+            else:
+                version = stored.version
+            self._use(InForce(version, path, candidate.infrastructure, candidate.plan, candidate.node_plan))
+            await self._end_sessions_without_right()
+            return await self.converge(report)
+
+    async def down(self, report: Report) -> Outcome:
+        """Stop everything that the node runs. Disks, passwords and keys stay."""
+        async with self._changing:
+            self._stopping = True
+            for session in self.store.sessions():
+                self.store.close_session(session.id)
+            self.store.withdraw()
+            for task in self._watchers.values():
+                task.cancel()
+            outcome = await self._reconciler.stop_all(report)
+            self.in_force = None
+            self.audit.record(Event.DECLARATION, Severity.NOTICE, "the infrastructure was taken down")
+            return outcome
+
+    async def _end_sessions_without_right(self) -> None:
+        assert self.in_force is not None
+        users = self.in_force.infrastructure.users
+        names = {vm.name for vm in self.in_force.node_plan.vms}
+        for session in self.store.sessions():
+            member = session.user in users and session.community in users[session.user].communities
+            if not member or session.vm not in names:
+                await self.logins.close(self.in_force.node_plan, session)
+
+    # -- reconciling -------------------------------------------------------------------------------------------
+
+    def wanted_vms(self) -> list[Vm]:
+        """VMs that have to run now: all but dedicated APP-VMs whose user has no session."""
+        if self.in_force is None:
+            return []
+        in_use = {session.vm for session in self.store.sessions()}
+        return [vm for vm in self.in_force.node_plan.vms if vm.user is None or vm.name in in_use]
+
+    async def converge(self, report: Report = _silent) -> Outcome:
+        """Compare and do the difference once."""
+        if self.in_force is None:
+            return Outcome()
+        in_force = self.in_force
+        outcome = await self._reconciler.converge(in_force.plan.name, in_force.node_plan, self.wanted_vms(), report)
+        self._watch_file_servers()
+        return outcome
+
+    async def run(self) -> None:
+        """Keep the node as declared until cancelled: a pass after each event and every few seconds."""
+        self._watchers["packets"] = asyncio.create_task(watch_packets(self))
+        while True:
+            try:
+                if not self._stopping:
+                    await self.converge()
+            except (OSError, sqlite3.Error, ChannelError) as error:
+                self.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"reconciling failed: {error}")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RECONCILE_SECONDS)
+            self._wake.clear()
+
+    @property
+    def reachable(self) -> set[str]:
+        """VMs whose control channel answered at the last pass."""
+        return self._reconciler.reachable
+
+    async def _ensure_vm(self, vm: Vm) -> None:
+        if vm.user is not None:
+            outcome = await self.converge()
+            if outcome.failures:
+                raise ChannelError(outcome.failures[0])
+
+    async def _release_vm(self, _vm: Vm) -> None:
+        self._wake.set()
+
+    def _watch_file_servers(self) -> None:
+        assert self.in_force is not None
+        for vm in self.in_force.node_plan.vms:
+            running = self._watchers.get(vm.name)
+            if vm.kind is VmKind.FS and (running is None or running.done()):
+                self._watchers[vm.name] = asyncio.create_task(watch_file_server(self, vm.name))
+
+    def _vm_event(self, event: VmEvent) -> None:
+        """Called from libvirt's thread."""
+        if event.state is VmState.STOPPED:
+            self._loop.call_soon_threadsafe(self._vm_stopped, event.name)
+
+    def _vm_stopped(self, name: str) -> None:
+        if self._reconciler.stopped(name) and not self._stopping:
+            self.guests.forget(name)
+            self.audit.record(
+                Event.VM_STOPPED, Severity.WARNING, f"VM {name} ended by itself; it is started again", vm=name
+            )
+            self._wake.set()
+
+    async def running(self) -> dict[str, RunningVm]:
+        """What the VMM says runs now."""
+        return await self._reconciler.running()
+
+    # -- questions ---------------------------------------------------------------------------------------------
+
+    def sessions(self) -> list[Session]:
+        """Users who are logged in now."""
+        return self.store.sessions()
+
+    @contextlib.asynccontextmanager
+    async def session(self, user: str, community: str, purpose: str) -> AsyncIterator[Session]:
+        """A session that ends with the block, whatever happens."""
+        assert self.in_force is not None
+        session = await self.logins.open(self.in_force.plan, self.in_force.node_plan, user, community, purpose)
+        try:
+            yield session
+        finally:
+            if self.in_force is not None:
+                await asyncio.shield(self.logins.close(self.in_force.node_plan, session))

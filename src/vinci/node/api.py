@@ -1,0 +1,357 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The agent's API on its Unix socket: HTTP with JSON, for root and members of the group `vinci` only.
+
+Each request goes through three stages in this order: sanitise (size and types, pydantic), authorise (the peer's
+credentials, unix(7) SO_PEERCRED), act. Long work answers with JSON lines: progress first, one result last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import json
+import os
+import pwd
+import shlex
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated
+
+from aiohttp import WSMsgType, web
+from aiohttp.typedefs import Middleware
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vinci.model.load import MAX_FILE_BYTES, DeclarationError
+from vinci.node.agent import Agent
+from vinci.node.audit import Event, Severity
+from vinci.node.authenticate import MAX_PASSWORD, CommunityNeededError, DeniedError, hash_password
+from vinci.node.channel import ChannelError
+from vinci.node.reconcile import Outcome, Progress, Report
+from vinci.node.relay import Terminal, relay
+from vinci.node.sessions import LoginRequest
+from vinci.node.status import status_of
+from vinci.node.verify import verify
+
+GROUP = "vinci"
+MAX_MESSAGE = 256 * 1024
+MAX_CONNECTIONS = 64
+FIRST_MESSAGE_SECONDS = 120.0
+
+Text = Annotated[str, Field(max_length=256)]
+Word = Annotated[str, Field(max_length=4096)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class TerminalRequest(_Request):
+    """The client's terminal."""
+
+    kind: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")]
+    columns: Annotated[int, Field(ge=1, le=10_000)]
+    rows: Annotated[int, Field(ge=1, le=10_000)]
+
+
+class LoginMessage(_Request):
+    """The first message of a login."""
+
+    user: Text
+    password: Annotated[str, Field(max_length=MAX_PASSWORD)]
+    community: Text | None = None
+    command: Annotated[list[Word], Field(max_length=1024)] | None = None
+    terminal: TerminalRequest | None = None
+
+
+class ExecMessage(_Request):
+    """The first message of an administrator's command in a VM."""
+
+    vm: Text
+    command: Annotated[list[Word], Field(min_length=1, max_length=1024)]
+    terminal: TerminalRequest | None = None
+
+
+class PasswordRequest(_Request):
+    """A new password for a user."""
+
+    user: Text
+    password: Annotated[str, Field(min_length=8, max_length=MAX_PASSWORD)]
+
+
+def application(agent: Agent) -> web.Application:
+    """The API of one agent."""
+    app = web.Application(client_max_size=MAX_FILE_BYTES, middlewares=[_guard(agent)])
+    api = _Api(agent)
+    app.add_routes(
+        [
+            web.get("/v1/status", api.status),
+            web.get("/v1/declaration", api.declaration),
+            web.post("/v1/up", api.up),
+            web.post("/v1/down", api.down),
+            web.post("/v1/verify", api.verify),
+            web.get("/v1/audit", api.audit),
+            web.post("/v1/password", api.password),
+            web.get("/v1/login", api.login),
+            web.get("/v1/exec", api.execute),
+        ]
+    )
+    return app
+
+
+async def serve(agent: Agent, path: Path) -> web.AppRunner:
+    """Listen on the Unix socket; nobody but root and the group can open it."""
+    path.unlink(missing_ok=True)
+    runner = web.AppRunner(application(agent), access_log=None, handle_signals=False)
+    await runner.setup()
+    previous = os.umask(0o177)
+    try:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+    finally:
+        os.umask(previous)
+    with contextlib.suppress(KeyError):
+        os.chown(path, 0, grp.getgrnam(GROUP).gr_gid)
+        path.chmod(0o660)
+    await web.SockSite(runner, listener, backlog=MAX_CONNECTIONS).start()
+    return runner
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _guard(agent: Agent) -> Middleware:
+    """Authorise the peer, and turn every error into one sentence."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        uid, gid = _peer(request)
+        if uid != 0 and not _in_group(uid, gid):
+            agent.audit.record(Event.API_DENIED, Severity.WARNING, f"UID {uid} may not use the agent", uid=uid)
+            return _problem(403, "only root and members of the group vinci may use the agent")
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            return _problem(error.status, error.reason)
+        except (ValidationError, ValueError) as error:
+            agent.audit.record(Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=uid)
+            return _problem(400, f"the request is malformed: {_short(error)}")
+        except ChannelError as error:
+            return _problem(502, str(error))
+
+    return guard
+
+
+def _peer(request: web.Request) -> tuple[int, int]:
+    transport = request.transport
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:
+        raise web.HTTPForbidden
+    _pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return uid, gid
+
+
+def _in_group(uid: int, gid: int) -> bool:
+    try:
+        group = grp.getgrnam(GROUP)
+        return gid == group.gr_gid or pwd.getpwuid(uid).pw_name in group.gr_mem
+    except KeyError:
+        return False
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:300]
+    return str(error)[:300]
+
+
+def _problem(status: int, text: str) -> web.Response:
+    return web.json_response({"error": text}, status=status)
+
+
+class _Lines:
+    """An answer of JSON lines."""
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        self._queue: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()
+
+    def put(self, message: dict[str, object]) -> None:
+        self._queue.put_nowait(message)
+
+    def progress(self, progress: Progress) -> None:
+        self.put({"progress": progress.step, "done": progress.done, "total": progress.total})
+
+    async def run(self, work: Callable[[Report], Awaitable[dict[str, object]]]) -> web.StreamResponse:
+        """Send progress while `work` runs, its result last. The work goes on when the client goes away."""
+        await self._response.prepare(self._request)
+        task = asyncio.ensure_future(self._work(work))
+        try:
+            while (message := await self._queue.get()) is not None:
+                await self._response.write(json.dumps(message).encode() + b"\n")
+        except ConnectionError:
+            await task
+        with contextlib.suppress(ConnectionError):
+            await self._response.write_eof()
+        return self._response
+
+    async def _work(self, work: Callable[[Report], Awaitable[dict[str, object]]]) -> None:
+        try:
+            self.put(await work(self.progress))
+        except DeclarationError as error:
+            self.put({"refused": str(error)})
+        except (ChannelError, OSError, DeniedError) as error:
+            self.put({"failed": [str(error)], "changes": []})
+        finally:
+            self._queue.put_nowait(None)
+
+
+def _result(outcome: Outcome) -> dict[str, object]:
+    if outcome.failures:
+        return {"failed": outcome.failures, "changes": outcome.changes}
+    return {"changes": outcome.changes}
+
+
+_Message = dict[str, object]
+
+
+class _Api:
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    async def status(self, _request: web.Request) -> web.Response:
+        return web.json_response(await status_of(self._agent))
+
+    async def declaration(self, _request: web.Request) -> web.Response:
+        stored = self._agent.store.declaration()
+        if stored is None:
+            raise web.HTTPNotFound(reason="no declaration is in force")
+        text = stored.text.decode(errors="replace")
+        return web.json_response({"version": stored.version, "path": stored.path, "text": text})
+
+    async def up(self, request: web.Request) -> web.StreamResponse:
+        path, text = request.query.get("path", "")[:4096], await request.read()
+
+        async def work(report: Report) -> dict[str, object]:
+            return _result(await self._agent.up(path, text, report))
+
+        return await _Lines(request).run(work)
+
+    async def down(self, request: web.Request) -> web.StreamResponse:
+        async def work(report: Report) -> dict[str, object]:
+            return _result(await self._agent.down(report))
+
+        response = await _Lines(request).run(work)
+        self._agent.finished.set()
+        return response
+
+    async def verify(self, request: web.Request) -> web.StreamResponse:
+        async def work(report: Report) -> dict[str, object]:
+            return await verify(self._agent, report)
+
+        return await _Lines(request).run(work)
+
+    async def audit(self, request: web.Request) -> web.StreamResponse:
+        since = int(request.query.get("since", "0"))
+        if request.query.get("follow") != "1":
+            return web.Response(text="".join(line + "\n" for line in self._agent.audit.past(since)))
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            async for line in self._agent.audit.follow(since):
+                await response.write(line.encode() + b"\n")
+        return response
+
+    async def password(self, request: web.Request) -> web.Response:
+        message = PasswordRequest.model_validate_json(await request.read())
+        in_force = self._agent.in_force
+        if in_force is None or message.user not in in_force.infrastructure.users:
+            raise web.HTTPNotFound(reason="no such user in the declaration in force")
+        self._agent.store.set_password(message.user, await asyncio.to_thread(hash_password, message.password))
+        self._agent.audit.record(
+            Event.PASSWORD, Severity.NOTICE, f"the password of {message.user} was set", user=message.user
+        )
+        return web.json_response({"user": message.user})
+
+    async def login(self, request: web.Request) -> web.StreamResponse:
+        return await self._conversation(request, self._login)
+
+    async def execute(self, request: web.Request) -> web.StreamResponse:
+        return await self._conversation(request, self._execute)
+
+    async def _conversation(
+        self, request: web.Request, act: Callable[[web.Request, web.WebSocketResponse, str], Awaitable[_Message]]
+    ) -> web.StreamResponse:
+        """A WebSocket whose first message says what is asked and whose last one says how it ended."""
+        socket_ = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, heartbeat=20.0)
+        await socket_.prepare(request)
+        end: _Message
+        try:
+            end = await act(request, socket_, await _first(socket_))
+        except DeniedError:
+            end = {"error": "login denied", "denied": True}
+        except CommunityNeededError as error:
+            end = {"choose": list(error.choices)}
+        except ChannelError as error:
+            end = {"error": str(error)}
+        except (ValueError, TimeoutError) as error:
+            uid = _peer(request)[0]
+            self._agent.audit.record(
+                Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=uid
+            )
+            end = {"error": f"the request is malformed: {_short(error)}"}
+        with contextlib.suppress(ConnectionError):
+            await socket_.send_json(end)
+            await socket_.close()
+        return socket_
+
+    async def _login(self, _request: web.Request, socket_: web.WebSocketResponse, untrusted_first: str) -> _Message:
+        message = LoginMessage.model_validate_json(untrusted_first)
+        in_force = self._agent.in_force
+        if in_force is None:
+            return {"error": "nothing is up: no declaration is in force"}
+        user, community = await self._agent.logins.authenticate(
+            in_force.infrastructure, LoginRequest(message.user, message.password, message.community)
+        )
+        async with self._agent.session(user, community, "login") as session:
+            await socket_.send_json({"session": session.id, "community": community, "vm": session.vm})
+            command = f"exec /usr/lib/vinci/app-session {user}{_words(message.command)}"
+            channel = self._agent.guests.channel(session.vm)
+            return {"exit": await relay(socket_, channel, command, _terminal(message.terminal))}
+
+    async def _execute(self, request: web.Request, socket_: web.WebSocketResponse, untrusted_first: str) -> _Message:
+        message = ExecMessage.model_validate_json(untrusted_first)
+        in_force = self._agent.in_force
+        if in_force is None or message.vm not in {vm.name for vm in in_force.node_plan.vms}:
+            return {"error": f"there is no VM {message.vm!r} on this node"}
+        self._agent.audit.record(
+            Event.ADMIN_EXEC,
+            Severity.NOTICE,
+            f"an administrator ran a command in {message.vm}: {' '.join(message.command)}",
+            vm=message.vm,
+            uid=_peer(request)[0],
+        )
+        channel = self._agent.guests.channel(message.vm)
+        return {"exit": await relay(socket_, channel, _words(message.command).strip(), _terminal(message.terminal))}
+
+
+def _terminal(request: TerminalRequest | None) -> Terminal | None:
+    return Terminal(request.kind, request.columns, request.rows) if request else None
+
+
+def _words(command: list[str] | None) -> str:
+    """A command's words for the guest's shell, which must see exactly these words."""
+    return "".join(" " + shlex.quote(word) for word in command or ())
+
+
+async def _first(socket_: web.WebSocketResponse) -> str:
+    message = await socket_.receive(timeout=FIRST_MESSAGE_SECONDS)
+    if message.type is not WSMsgType.TEXT:
+        raise ValueError("the first message has to be text")
+    return str(message.data)

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Denials that others noticed, brought into the audit: packets dropped on the bridges, files denied by FS-VMs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from vinci.node.audit import Event, Severity, Value
+from vinci.node.channel import ChannelError
+from vinci.plan.types import NodePlan
+
+if TYPE_CHECKING:
+    from vinci.node.agent import Agent
+
+RETRY_SECONDS = 2.0
+MAX_EVENTS_PER_SECOND = 200
+_FILE_FIELDS = ("address", "uid", "context", "target", "class", "operation", "share", "name", "reason", "lost")
+
+
+async def watch_file_server(agent: Agent, server: str) -> None:
+    """Record each request that an FS-VM denied, for as long as the VM answers."""
+    while True:
+        try:
+            budget = _Budget()
+            async for line in agent.guests.channel(server).lines("exec /usr/lib/vinci/fs-events"):
+                if budget.allows():
+                    _record_file_denial(agent, server, line)
+        except ChannelError:
+            pass  # reported by the reconcile loop; here only wait for it to come back
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+class _Budget:
+    """At most so many records a second from one guest."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._used = 0
+
+    def allows(self) -> bool:
+        now = int(asyncio.get_running_loop().time())
+        if now != self._second:
+            self._second, self._used = now, 0
+        self._used += 1
+        return self._used <= MAX_EVENTS_PER_SECOND
+
+
+def _record_file_denial(agent: Agent, server: str, untrusted_line: str) -> None:
+    try:
+        untrusted = json.loads(untrusted_line)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(untrusted, dict):
+        return
+    fields: dict[str, Value] = {}
+    for name in _FILE_FIELDS:
+        value = untrusted.get(name)
+        if isinstance(value, str | int) and len(str(value)) <= 300:
+            fields[name] = value
+    vm = _vm_with(agent.in_force.node_plan if agent.in_force else None, str(fields.get("address", "")))
+    user = _user_of(agent, vm, fields.get("uid"))
+    fields["server"] = server
+    message = (
+        f"{server} denied {fields.get('operation', 'a request')} on {fields.get('share') or fields.get('target', '?')}"
+        f" to {user or 'UID ' + str(fields.get('uid', '?'))} at {vm or fields.get('address', '?')}"
+        f": {fields.get('reason', 'not permitted')}"
+    )
+    agent.audit.record(Event.FILE_DENIED, Severity.WARNING, message, vm=vm, user=user, **fields)
+
+
+def _vm_with(plan: NodePlan | None, address: str) -> str | None:
+    if plan is None:
+        return None
+    return next((vm.name for vm in plan.vms for nic in vm.nics if str(nic.address) == address), None)
+
+
+def _user_of(agent: Agent, vm: str | None, uid: Value) -> str | None:
+    """The user whom a UID means on a VM: local UIDs belong to the VM's community."""
+    if agent.in_force is None or vm is None:
+        return None
+    community = next((v.community for v in agent.in_force.node_plan.vms if v.name == vm), None)
+    members = agent.in_force.plan.members
+    return next((m.user for m in members if m.community == community and m.local_uid == uid), None)

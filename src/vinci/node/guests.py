@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest gets to boot from, and the channel into it once it runs."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from pathlib import Path
+
+import asyncssh
+
+from vinci.images.build import Images
+from vinci.node.channel import Channel
+from vinci.node.paths import NodePaths
+from vinci.plan.types import Disk, Vm, VmKind
+from vinci.store.sqlite import Store
+from vinci.vmm.domain import BootFiles, boot_environment
+from vinci.vmm.host import QEMU_USER
+
+CLIENT_KEY = "ssh-client"
+
+
+class Guests:
+    """Keys, boot files and channels of all VMs of one node."""
+
+    def __init__(self, paths: NodePaths, store: Store, images: Images) -> None:
+        self._paths = paths
+        self._store = store
+        self._images = images
+        self._client_key = self._key(CLIENT_KEY)
+        self._channels: dict[str, Channel] = {}
+        self._qemu = pwd.getpwnam(QEMU_USER)
+        _directory(paths.root, 0o711)
+        for folder, owner, mode in (
+            (paths.root / "boot", 0, 0o750),
+            (paths.disks, 0, 0o750),
+            (paths.sockets(), self._qemu.pw_uid, 0o750),
+        ):
+            _directory(folder, mode)
+            os.chown(folder, owner, self._qemu.pw_gid)
+
+    def channel(self, vm: str) -> Channel:
+        """The control channel of a VM; the same object until the VM is forgotten."""
+        if vm not in self._channels:
+            socket_path = self._paths.sockets() / f"{vm}.ssh"
+            self._channels[vm] = Channel(vm, socket_path, self._client_key, self._key(f"host:{vm}"))
+        return self._channels[vm]
+
+    def forget(self, vm: str) -> None:
+        """Drop a VM's channel: the VM ended or is about to."""
+        channel = self._channels.pop(vm, None)
+        if channel is not None:
+            channel.close()
+
+    def prepare(self, vm: Vm, extra: Mapping[str, bytes]) -> BootFiles:
+        """Write the files that `vm` boots from; `extra` are further fw_cfg files by name (policy, rules …)."""
+        folder = self._paths.boot(vm.name)
+        _directory(folder, 0o750)
+        os.chown(folder, 0, self._qemu.pw_gid)
+        public = self._client_key.export_public_key()
+        files = {
+            "env": boot_environment(vm).encode(),
+            "authorized_keys": public,
+            "ssh_host_ed25519_key": self._key(f"host:{vm.name}").export_private_key(),
+            **extra,
+        }
+        for name, content in files.items():
+            self._write(folder / name, content)
+        for stale in (f"{vm.name}.ssh", f"{vm.name}.con"):
+            (self._paths.sockets() / stale).unlink(missing_ok=True)
+        return BootFiles(
+            kernel=self._images.kernel,
+            initramfs=self._images.initramfs,
+            root=self._images.app_root if vm.kind is VmKind.APP else self._images.service_root,
+            image_digest=self._images.digest,
+            disk=self._disk(vm.disk) if vm.disk else None,
+            fw_cfg=tuple((name, folder / name) for name in sorted(files)),
+            ssh_socket=self._paths.sockets() / f"{vm.name}.ssh",
+            console_socket=self._paths.sockets() / f"{vm.name}.con",
+        )
+
+    @property
+    def image_digest(self) -> str:
+        """The digest of the images that VMs are started from."""
+        return self._images.digest
+
+    def _disk(self, disk: Disk) -> Path:
+        path = self._paths.disks / disk.name
+        size = disk.size_mib * 1024 * 1024
+        if not path.exists():
+            with path.open("xb") as file:
+                file.truncate(size)
+        elif path.stat().st_size < size:
+            os.truncate(path, size)
+        path.chmod(0o600)
+        os.chown(path, self._qemu.pw_uid, self._qemu.pw_gid)
+        return path
+
+    def _write(self, path: Path, content: bytes) -> None:
+        temporary = path.with_suffix(".new")
+        temporary.write_bytes(content)
+        temporary.chmod(0o640)
+        os.chown(temporary, 0, self._qemu.pw_gid)
+        temporary.replace(path)
+
+    def _key(self, name: str) -> asyncssh.SSHKey:
+        private = self._store.key(name)
+        if private is None:
+            key = asyncssh.generate_private_key("ssh-ed25519", comment=f"vinci {name}")
+            self._store.set_key(name, key.export_private_key())
+            return key
+        return asyncssh.import_private_key(private)
+
+
+def _directory(path: Path, mode: int) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where a node's files lie: one folder a node below the state directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_STATE = Path("/var/lib/vinci")
+DEFAULT_IMAGES = Path("/var/cache/vinci/images")
+
+
+def state_directory() -> Path:
+    """The state directory: `VINCI_STATE`, else /var/lib/vinci."""
+    return Path(os.environ.get("VINCI_STATE") or DEFAULT_STATE).resolve()
+
+
+def images_directory() -> Path:
+    """The cache of guest images: `VINCI_IMAGES`, else /var/cache/vinci/images."""
+    return Path(os.environ.get("VINCI_IMAGES") or DEFAULT_IMAGES).resolve()
+
+
+@dataclass(frozen=True, slots=True)
+class NodePaths:
+    """The files of one node's agent."""
+
+    state: Path
+    node: str
+
+    @property
+    def root(self) -> Path:
+        """The node's folder."""
+        return self.state / self.node
+
+    @property
+    def namespace(self) -> str:
+        """The node's network namespace: the state directory's digest keeps two installations apart."""
+        digest = hashlib.sha256(str(self.state).encode()).hexdigest()[:6]
+        return f"vinci-{self.node}-{digest}"
+
+    @property
+    def api_socket(self) -> Path:
+        """The agent's Unix socket."""
+        return self.root / "agent.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the running agent: there is never a second one."""
+        return self.root / "agent.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the agent prints."""
+        return self.root / "agent.log"
+
+    @property
+    def database(self) -> Path:
+        """The durable state."""
+        return self.root / "node.db"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.root / "audit.jsonl"
+
+    @property
+    def libvirt(self) -> Path:
+        """The root of the embedded libvirt."""
+        return self.root / "libvirt"
+
+    @property
+    def disks(self) -> Path:
+        """Persistent disks of VMs."""
+        return self.root / "disks"
+
+    def boot(self, vm: str) -> Path:
+        """The folder of the files that a VM gets through fw_cfg."""
+        return self.root / "boot" / vm
+
+    def sockets(self) -> Path:
+        """The folder of the VMs' channel and console sockets."""
+        return self.root / "s"

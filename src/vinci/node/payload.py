@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a guest needs of the plan: as files to boot from, and as commands once it runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from vinci.plan.file_tables import share_table
+from vinci.plan.firewall_rules import firewall_ruleset
+from vinci.plan.types import FileService, NodePlan, Vm, VmKind
+
+SECILC_SECONDS = 60
+
+
+class PolicyError(OSError):
+    """The SELinux policy does not compile."""
+
+
+@lru_cache(maxsize=8)
+def compile_policy(cil: str) -> bytes:
+    """The binary policy that the guest's kernel loads, made by `secilc` (SELinux policy version 33, Linux 5.8 on).
+
+    Raises:
+        PolicyError: secilc refused the text.
+    """
+    with tempfile.TemporaryDirectory(prefix="vinci-policy-") as folder:
+        source, binary = Path(folder) / "policy.cil", Path(folder) / "policy"
+        source.write_text(cil)
+        done = subprocess.run(
+            ["secilc", "--mls", "true", "-c", "33", "-o", str(binary), "-f", "/dev/null", str(source)],
+            capture_output=True,
+            text=True,
+            timeout=SECILC_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise PolicyError(f"the SELinux policy does not compile: {(done.stderr or done.stdout).strip()[-300:]}")
+        return binary.read_bytes()
+
+
+def boot_payload(plan: NodePlan, vm: Vm) -> dict[str, bytes]:
+    """Further fw_cfg files of a VM: its rules and policy are in force before its network is up."""
+    if vm.kind is VmKind.FS:
+        service = _file_service(plan, vm)
+        return {"policy": compile_policy(service.policy_cil), "shares": _shares(service)}
+    if vm.kind is VmKind.FW:
+        return {"rules": _rules(plan, vm)}
+    return {}
+
+
+def live_payload(plan: NodePlan, vm: Vm) -> list[tuple[str, bytes]]:
+    """Commands (and their standard input) that bring a running guest to the plan."""
+    if vm.kind is VmKind.FS:
+        service = _file_service(plan, vm)
+        return [
+            ("/usr/lib/vinci/fs-policy", compile_policy(service.policy_cil)),
+            ("/usr/lib/vinci/fs-shares", _shares(service)),
+        ]
+    if vm.kind is VmKind.FW:
+        return [("/usr/lib/vinci/fw-rules", _rules(plan, vm))]
+    return []
+
+
+def _file_service(plan: NodePlan, vm: Vm) -> FileService:
+    return next(service for service in plan.file_services if service.vm == vm.name)
+
+
+def _shares(service: FileService) -> bytes:
+    return share_table(service.shares, service.members).encode()
+
+
+def _rules(plan: NodePlan, vm: Vm) -> bytes:
+    firewall = next(firewall for firewall in plan.firewalls if firewall.vm == vm.name)
+    return json.dumps(firewall_ruleset(firewall), sort_keys=True).encode()

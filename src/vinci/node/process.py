@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The agent's process from its first to its last moment: lock, namespace, state, tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import signal
+import sys
+from pathlib import Path
+
+from vinci.images.build import ImageError, Images, find_images
+from vinci.node.agent import Agent
+from vinci.node.api import serve
+from vinci.node.audit import Audit, Event, Severity
+from vinci.node.network import ensure_namespace, enter_namespace, remove_namespace
+from vinci.node.paths import NodePaths, images_directory
+from vinci.store.sqlite import Store
+from vinci.vmm.accelerator import choose_accelerator
+from vinci.vmm.host import VmmError, ram_directory
+
+
+def run_agent(state: Path, node: str, uri: str | None) -> int:
+    """Run the agent until `down` or SIGTERM; its exit status (0, or 3 with a sentence on standard error)."""
+    paths = NodePaths(state.resolve(), node)
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with paths.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"an agent of node {node} runs already", file=sys.stderr)
+            return 3
+        try:
+            images = find_images(images_directory())
+            ensure_namespace(paths.namespace)
+            enter_namespace(paths.namespace)
+            empty = asyncio.run(_run(paths, images, uri))
+        except (ImageError, VmmError, OSError) as error:
+            print(f"the agent of node {node} cannot run: {error}", file=sys.stderr)
+            return 3
+        if empty:
+            remove_namespace(paths.namespace)
+            with contextlib.suppress(OSError):
+                ram_directory(paths.libvirt).rmdir()
+    return 0
+
+
+async def _run(paths: NodePaths, images: Images, uri: str | None) -> bool:
+    """The agent's life; True when it ended after a `down`, with nothing left running."""
+    store = Store(paths.database)
+    audit = Audit(paths.audit)
+    accelerator = await asyncio.to_thread(choose_accelerator, images, images_directory())
+    agent = Agent(paths, store, audit, images, accelerator, uri)
+    agent.recover()
+    audit.record(Event.AGENT, Severity.INFO, f"the agent of {paths.node} started ({accelerator.name.lower()})")
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, agent.finished.set)
+    runner = await serve(agent, paths.api_socket)
+    task = asyncio.create_task(agent.run())
+    try:
+        finished = asyncio.create_task(agent.finished.wait())
+        await asyncio.wait({finished, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await runner.cleanup()
+        paths.api_socket.unlink(missing_ok=True)
+        store.close()
+    return agent.in_force is None and agent.invalid is None

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compare the plan with what runs and do the difference; repeated for ever, and safe to kill at any moment.
+
+Order within a pass: what takes rights away comes before what gives them. Bridges and their rules stand before a VM
+is started; a VM's firewall rules and its SELinux policy are in its boot files, so it starts with them in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from vinci.node.audit import Audit, Event, Severity
+from vinci.node.channel import ChannelError
+from vinci.node.grants import Grants
+from vinci.node.guests import Guests
+from vinci.node.network import NodeNetwork
+from vinci.node.payload import boot_payload, live_payload
+from vinci.plan.types import NodePlan, Vm, VmKind
+from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
+from vinci.vmm.host import RunningVm, VmHost, VmmError, VmState
+
+BOOT_SECONDS = 120.0
+PARALLEL_STARTS = 4
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step forward: what is being done, how many of how many parts of it are done."""
+
+    step: str
+    done: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a pass did, and what it could not do."""
+
+    changes: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+class Reconciler:
+    """Makes one node what its plan says."""
+
+    def __init__(
+        self,
+        host: VmHost,
+        guests: Guests,
+        network: NodeNetwork,
+        grants: Grants,
+        audit: Audit,
+        accelerator: Accelerator,
+    ) -> None:
+        self._host = host
+        self._guests = guests
+        self._network = network
+        self._grants = grants
+        self._audit = audit
+        self._accelerator = accelerator
+        self._pool = ThreadPoolExecutor(PARALLEL_STARTS, thread_name_prefix="vmm")
+        self._lock = asyncio.Lock()
+        self._delivered: dict[str, str] = {}
+        self._stopping: set[str] = set()
+        self.reachable: set[str] = set()
+
+    def stopped(self, name: str) -> bool:
+        """Tell that a VM stopped; true when nobody had asked for it."""
+        self.reachable.discard(name)
+        if name in self._stopping:
+            self._stopping.discard(name)
+            return False
+        return True
+
+    async def converge(self, name: str, plan: NodePlan, wanted: Sequence[Vm], report: Report) -> Outcome:
+        """One whole pass: network, VMs that have to go, VMs that have to come, their configuration.
+
+        Args:
+            name: the infrastructure's name; VMs' UUIDs derive from it.
+            plan: what the node has to be.
+            wanted: the VMs of the plan that have to run now.
+            report: called at each step forward.
+        """
+        async with self._lock:
+            outcome = Outcome()
+            await self._converge_network(plan, outcome, report)
+            if outcome.failures:
+                return outcome  # without its rules in force no VM may start
+            running = await self._in_thread(self._host.list)
+            kept = await self._stop_superfluous(wanted, running, outcome, report)
+            self.reachable &= kept
+            missing = [vm for vm in wanted if vm.name not in kept]
+            await self._start(name, plan, missing, outcome, report)
+            await self._configure(plan, wanted, outcome, report)
+            return outcome
+
+    async def stop_all(self, report: Report) -> Outcome:
+        """End every VM and take the network away."""
+        async with self._lock:
+            outcome = Outcome()
+            running = await self._in_thread(self._host.list)
+            await self._stop_superfluous([], running, outcome, report)
+            self.reachable.clear()
+            return outcome
+
+    async def running(self) -> dict[str, RunningVm]:
+        """What the VMM says runs now."""
+        return await self._in_thread(self._host.list)
+
+    async def _converge_network(self, plan: NodePlan, outcome: Outcome, report: Report) -> None:
+        report(Progress("network", 0, 1))
+        try:
+            changes = await self._in_thread(partial(self._network.converge, plan.bridges))
+        except OSError as error:
+            outcome.failures.append(f"network: {error}")
+            self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"the node's network failed: {error}")
+            return
+        for change in changes:
+            self._audit.record(Event.RULES_REPLACED, Severity.NOTICE, change)
+        outcome.changes += changes
+        report(Progress("network", 1, 1))
+
+    async def _stop_superfluous(
+        self, wanted: Sequence[Vm], running: dict[str, RunningVm], outcome: Outcome, report: Report
+    ) -> set[str]:
+        digests = {vm.name: machine_digest(vm, self._guests.image_digest, self._accelerator) for vm in wanted}
+        kept = {
+            name for name, vm in running.items() if digests.get(name) == vm.digest and vm.state is not VmState.STOPPED
+        }
+        superfluous = [name for name in running if name not in kept]
+
+        async def stop(name: str) -> None:
+            self._stopping.add(name)
+            self._guests.forget(name)
+            self._delivered.pop(name, None)
+            await self._in_thread(partial(self._host.stop, name))
+            why = "its definition changed" if name in digests else "it is no longer declared"
+            self._audit.record(Event.VM_STOPPED, Severity.NOTICE, f"VM {name} stopped: {why}", vm=name)
+            outcome.changes.append(f"VM {name} stopped: {why}")
+
+        await self._each("stop VMs", superfluous, stop, outcome, report)
+        return kept
+
+    async def _start(self, name: str, plan: NodePlan, missing: list[Vm], outcome: Outcome, report: Report) -> None:
+        async def start(vm: Vm) -> None:
+            self._guests.forget(vm.name)
+            self._delivered.pop(vm.name, None)
+            self._grants.forget(vm.name)
+            payload = await self._in_thread(partial(boot_payload, plan, vm))
+            files = await self._in_thread(partial(self._guests.prepare, vm, payload))
+            xml = domain_xml(name, vm, files, self._accelerator)
+            await self._in_thread(partial(self._host.start, xml))
+            self._audit.record(Event.VM_STARTED, Severity.INFO, f"VM {vm.name} started", vm=vm.name)
+            outcome.changes.append(f"VM {vm.name} started")
+
+        await self._each("start VMs", missing, start, outcome, report)
+
+    async def _configure(self, plan: NodePlan, wanted: Sequence[Vm], outcome: Outcome, report: Report) -> None:
+        async def configure(vm: Vm) -> None:
+            channel = self._guests.channel(vm.name)
+            try:
+                await channel.open(BOOT_SECONDS)
+                await self._deliver(plan, vm, outcome)
+            except ChannelError as error:
+                if vm.name in self.reachable:
+                    self._audit.record(Event.VM_UNREACHABLE, Severity.WARNING, str(error), vm=vm.name)
+                self.reachable.discard(vm.name)
+                raise
+            self.reachable.add(vm.name)
+
+        await self._each("boot and configure VMs", list(wanted), configure, outcome, report)
+
+    async def _deliver(self, plan: NodePlan, vm: Vm, outcome: Outcome) -> None:
+        """Bring a running guest's rules, policy and tables up to date when they differ from what it last got."""
+        payload = await self._in_thread(partial(live_payload, plan, vm))
+        digest = hashlib.sha256(repr(payload).encode()).hexdigest()
+        if self._delivered.get(vm.name) != digest:
+            for command, stdin in payload:
+                await self._guests.channel(vm.name).check(command, stdin, seconds=60.0)
+            if vm.name in self._delivered:
+                outcome.changes.append(f"VM {vm.name} got new rules")
+                self._audit.record(Event.RULES_REPLACED, Severity.NOTICE, f"VM {vm.name} got new rules", vm=vm.name)
+            self._delivered[vm.name] = digest
+        if vm.kind is VmKind.FS:
+            await self._grants.deliver(vm.name)
+
+    async def _each(
+        self,
+        step: str,
+        items: Sequence[T],
+        action: Callable[[T], Awaitable[None]],
+        outcome: Outcome,
+        report: Report,
+    ) -> None:
+        """Do `action` for all items at once; a failed one is recorded and does not stop the others."""
+        done = 0
+
+        async def one(item: T) -> None:
+            nonlocal done
+            try:
+                await action(item)
+            except (VmmError, ChannelError, OSError) as error:
+                outcome.failures.append(str(error))
+                self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"{step}: {error}")
+            done += 1
+            report(Progress(step, done, len(items)))
+
+        if items:
+            report(Progress(step, 0, len(items)))
+            await _gather(one(item) for item in items)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+
+async def _gather(tasks: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*tasks)

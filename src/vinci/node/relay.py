@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Carries a process in a guest to a client of the agent: standard streams, terminal size, signals, exit status.
+
+The carrier is a WebSocket (RFC 6455). Binary frames hold stream bytes behind one byte that names the stream; text
+frames hold JSON (`{"resize": [columns, rows]}`, `{"exit": status}`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+
+import asyncssh
+from aiohttp import WSMsgType, web
+
+from vinci.node.channel import Channel
+
+CHUNK = 32 * 1024
+MAX_COLUMNS = MAX_ROWS = 10_000
+
+
+class Stream(IntEnum):
+    """The first byte of a binary frame."""
+
+    STDIN = 0
+    STDOUT = 1
+    STDERR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The client's terminal; None in its place means plain streams."""
+
+    kind: str
+    columns: int
+    rows: int
+
+
+async def relay(socket: web.WebSocketResponse, channel: Channel, command: str, terminal: Terminal | None) -> int:
+    """Run `command` in the guest for the client at `socket`; its exit status (128+n when signal n ended it).
+
+    The process ends when the client goes away.
+
+    Raises:
+        ChannelError: the guest refused to start it.
+    """
+    options: dict[str, object] = {}
+    if terminal is not None:
+        options = {"term_type": terminal.kind, "term_size": (terminal.columns, terminal.rows)}
+    process = await channel.process(command, **options)
+    outputs = [
+        asyncio.ensure_future(_out(process.stdout, Stream.STDOUT, socket)),
+        asyncio.ensure_future(_out(process.stderr, Stream.STDERR, socket)),
+    ]
+    inputs = asyncio.ensure_future(_in(socket, process))
+    finished = asyncio.ensure_future(_all(outputs))
+    try:
+        await asyncio.wait({inputs, finished}, return_when=asyncio.FIRST_COMPLETED)
+        if not finished.done():
+            process.close()  # the client went away
+        await finished
+        await process.wait_closed()
+    finally:
+        for task in (inputs, *outputs):
+            task.cancel()
+        process.close()
+    return _status(process)
+
+
+async def _all(tasks: list[asyncio.Future[None]]) -> None:
+    await asyncio.gather(*tasks)
+
+
+def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:
+    if process.exit_signal is not None:
+        return 128 + _SIGNALS.get(process.exit_signal[0], 0)
+    return 255 if process.exit_status is None else process.exit_status
+
+
+_SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "KILL": 9, "PIPE": 13, "ALRM": 14, "TERM": 15, "SEGV": 11, "ABRT": 6}
+
+
+async def _out(reader: asyncssh.SSHReader[bytes], stream: Stream, socket: web.WebSocketResponse) -> None:
+    with contextlib.suppress(OSError, asyncssh.Error, ConnectionError):
+        while chunk := await reader.read(CHUNK):
+            await socket.send_bytes(bytes([stream]) + chunk)
+
+
+async def _in(socket: web.WebSocketResponse, process: asyncssh.SSHClientProcess[bytes]) -> None:
+    """Pass the client's frames on until it closes; a frame that makes no sense ends the session."""
+    with contextlib.suppress(OSError, asyncssh.Error):
+        async for message in socket:
+            if message.type is WSMsgType.BINARY and message.data[:1] == bytes([Stream.STDIN]):
+                if len(message.data) == 1:
+                    process.stdin.write_eof()
+                else:
+                    process.stdin.write(message.data[1:])
+                    await process.stdin.drain()
+            elif message.type is WSMsgType.TEXT:
+                size = _untrusted_size(message.data)
+                if size is None:
+                    return
+                process.change_terminal_size(*size)
+            else:
+                return
+
+
+def _untrusted_size(text: str) -> tuple[int, int] | None:
+    try:
+        columns, rows = json.loads(text)["resize"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not (isinstance(columns, int) and isinstance(rows, int)):
+        return None
+    return (columns, rows) if 0 < columns <= MAX_COLUMNS and 0 < rows <= MAX_ROWS else None

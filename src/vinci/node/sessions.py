@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Logins: from a name and a password to a user's session in an APP-VM, and back to nothing when it ends.
+
+A session's order of events: authenticate, choose the community, find or make the APP-VM, record the session, let the
+FS-VMs know the pair (address, UID), make the account and its mounts. Its end takes the pair away first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from vinci.model.infrastructure import Infrastructure
+from vinci.node.audit import Audit, Event, Severity
+from vinci.node.authenticate import (
+    Circumstances,
+    CommunityNeededError,
+    DeniedError,
+    FailureLimit,
+    choose_community,
+    verify_password,
+)
+from vinci.node.channel import ChannelError
+from vinci.node.grants import Grants
+from vinci.node.guests import Guests
+from vinci.plan.accounts import account_table
+from vinci.plan.types import NodePlan, Plan, Vm, VmKind
+from vinci.store.sqlite import Session, Store
+
+LOGIN_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRequest:
+    """What somebody who wants to log in said."""
+
+    untrusted_user: str
+    untrusted_password: str
+    untrusted_community: str | None
+
+
+class Logins:
+    """Opens and closes sessions on one node."""
+
+    def __init__(
+        self,
+        node: str,
+        store: Store,
+        guests: Guests,
+        grants: Grants,
+        audit: Audit,
+        ensure_vm: Callable[[Vm], Awaitable[None]],
+        release_vm: Callable[[Vm], Awaitable[None]],
+    ) -> None:
+        self._node = node
+        self._store = store
+        self._guests = guests
+        self._grants = grants
+        self._audit = audit
+        self._ensure_vm = ensure_vm
+        self._release_vm = release_vm
+        self._limit = FailureLimit()
+
+    async def authenticate(self, infrastructure: Infrastructure, request: LoginRequest) -> tuple[str, str]:
+        """The user and the community that a request proves.
+
+        Raises:
+            DeniedError: it proves nothing; the reason is recorded, the asker is not told.
+            CommunityNeededError: the password is right, the community has to be named.
+        """
+        user = request.untrusted_user if request.untrusted_user in infrastructure.users else None
+        now = time.monotonic()
+        if user is not None and self._limit.blocked(user, now):
+            raise self._denied(user, "too many wrong passwords, wait a minute")
+        stored = None
+        if user is not None:
+            stored = self._store.password(user) or infrastructure.users[user].password_hash
+        if not await asyncio.to_thread(verify_password, stored, request.untrusted_password) or user is None:
+            if user is not None:
+                self._limit.failed(user, now)
+            raise self._denied(request.untrusted_user, "wrong password" if user else "no such user")
+        self._limit.passed(user)
+        where = Circumstances(self._node, datetime.now().time())
+        try:
+            return user, choose_community(infrastructure, user, request.untrusted_community, where)
+        except DeniedError as error:
+            raise self._denied(user, error.reason) from None
+
+    def _denied(self, untrusted_user: str, reason: str) -> DeniedError:
+        user = untrusted_user[:64]
+        self._audit.record(
+            Event.LOGIN_DENIED, Severity.WARNING, f"login of {user!r} denied: {reason}", user=user, reason=reason
+        )
+        return DeniedError(reason)
+
+    async def open(self, plan: Plan, node_plan: NodePlan, user: str, community: str, purpose: str) -> Session:
+        """Make a session of an authenticated user: VM, grant, account, mounts.
+
+        Raises:
+            DeniedError: no APP-VM of the community can take the user.
+            ChannelError: a VM did not do its part; nothing is left half open.
+        """
+        vm = self._choose_vm(node_plan, user, community)
+        session = Session(secrets.token_hex(8), user, community, vm.name, time.time(), purpose)
+        self._store.open_session(session)
+        try:
+            await self._ensure_vm(vm)
+            errors = await self._grants.deliver_all()
+            if errors:
+                raise ChannelError(errors[0])
+            table = account_table(plan, node_plan, vm, user, community)
+            await self._guests.channel(vm.name).check("/usr/lib/vinci/app-login", table.encode(), LOGIN_SECONDS)
+        except BaseException:
+            await self.close(node_plan, session)
+            raise
+        self._audit.record(
+            Event.LOGIN,
+            Severity.INFO,
+            f"{user} entered {community} on {vm.name} ({purpose})",
+            user=user,
+            community=community,
+            vm=vm.name,
+            session=session.id,
+        )
+        return session
+
+    async def close(self, node_plan: NodePlan, session: Session) -> None:
+        """End a session: its grant first, then its processes and mounts when it was the user's last one there."""
+        self._store.close_session(session.id)
+        for error in await self._grants.deliver_all():
+            self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"revoking {session.user}'s grant: {error}")
+        others = [s for s in self._store.sessions() if s.vm == session.vm]
+        if not any(s.user == session.user for s in others):
+            with contextlib.suppress(ChannelError):
+                await self._guests.channel(session.vm).run(f"/usr/lib/vinci/app-logout {session.user}")
+        self._audit.record(
+            Event.LOGOUT,
+            Severity.INFO,
+            f"{session.user} left {session.community} on {session.vm}",
+            user=session.user,
+            community=session.community,
+            vm=session.vm,
+            session=session.id,
+        )
+        vm = next((vm for vm in node_plan.vms if vm.name == session.vm), None)
+        if vm is not None and vm.user is not None and not others:
+            await self._release_vm(vm)
+
+    def _choose_vm(self, node_plan: NodePlan, user: str, community: str) -> Vm:
+        candidates = [vm for vm in node_plan.vms if vm.kind is VmKind.APP and vm.community == community]
+        own = [vm for vm in candidates if vm.user in (None, user)]
+        if not own:
+            raise DeniedError(f"no APP-VM of {community} runs on this node")
+        sessions = self._store.sessions()
+        for session in sessions:
+            if session.user == user and session.community == community:
+                return next((vm for vm in own if vm.name == session.vm), own[0])
+        load = {vm.name: sum(s.vm == vm.name for s in sessions) for vm in own}
+        return min(own, key=lambda vm: load[vm.name])
+
+
+__all__ = ["CommunityNeededError", "DeniedError", "LoginRequest", "Logins"]
