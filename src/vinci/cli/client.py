@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Talks to a node's agent over its Unix socket, and starts one where none runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from vinci.cli.failure import Failure, Status
+from vinci.node.paths import NodePaths, state_directory
+
+START_SECONDS = 60.0
+BASE = "http://agent"
+Json = dict[str, Any]
+
+
+def node_paths(node: str | None) -> NodePaths:
+    """The node meant by `--node`, or the only one that has an agent.
+
+    Raises:
+        Failure: none runs, or several do and none was named.
+    """
+    state = state_directory()
+    if node is not None:
+        return NodePaths(state, node)
+    running = sorted(path.parent.name for path in state.glob("*/agent.sock"))
+    if not running:
+        raise Failure("nothing is up here: start an infrastructure with `vinci up FILE`", Status.FAILED)
+    if len(running) > 1:
+        raise Failure(f"several nodes run here ({', '.join(running)}): name one with --node", Status.USAGE)
+    return NodePaths(state, running[0])
+
+
+@asynccontextmanager
+async def connected(paths: NodePaths) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client session with the node's agent.
+
+    Raises:
+        Failure: the agent cannot be reached, or broke off.
+    """
+    connector = aiohttp.UnixConnector(path=str(paths.api_socket))
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
+    try:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            yield session
+    except aiohttp.ClientConnectorError as error:
+        if isinstance(error.os_error, PermissionError):
+            raise Failure("only root and members of the group vinci may use the agent", Status.FAILED) from None
+        hint = f"see {paths.log}, or start it with `vinci up`"
+        raise Failure(f"the agent of node {paths.node} does not answer: {hint}", Status.FAILED) from None
+    except aiohttp.ClientError as error:
+        raise Failure(f"the agent of node {paths.node} broke off ({error}): see {paths.log}", Status.FAILED) from None
+
+
+async def get(paths: NodePaths, path: str) -> Json:
+    """A JSON answer of the agent. Raises Failure."""
+    async with connected(paths) as session, session.get(BASE + path) as response:
+        return await _checked(response)
+
+
+async def post(paths: NodePaths, path: str, body: Json) -> Json:
+    """A JSON answer to a JSON request. Raises Failure."""
+    async with connected(paths) as session, session.post(BASE + path, json=body) as response:
+        return await _checked(response)
+
+
+async def lines(paths: NodePaths, method: str, path: str, **options: Any) -> AsyncIterator[str]:
+    """The lines of a long answer, as they come. Raises Failure."""
+    async with connected(paths) as session, session.request(method, BASE + path, **options) as response:
+        if response.status != 200:
+            await _checked(response)
+        buffer = b""
+        async for chunk in response.content.iter_any():
+            *complete, buffer = (buffer + chunk).split(b"\n")
+            for line in complete:
+                yield line.decode()
+
+
+async def _checked(response: aiohttp.ClientResponse) -> Json:
+    try:
+        answer = await response.json(content_type=None)
+    except json.JSONDecodeError:
+        answer = {}
+    if response.status != 200:
+        raise Failure(str(answer.get("error", f"the agent answered {response.status}")), Status.FAILED)
+    assert isinstance(answer, dict)
+    return answer
+
+
+async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
+    """Start the node's agent when none runs, and wait until it answers; True when it was started.
+
+    Raises:
+        Failure: it did not come up.
+    """
+    if await _answers(paths):
+        return False
+    paths.root.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "vinci.node", "--state", str(paths.state), "--node", paths.node]
+    if uri is not None:
+        command += ["--uri", uri]
+    with paths.log.open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    while asyncio.get_running_loop().time() < deadline:
+        if await _answers(paths):
+            return True
+        if process.poll() is not None:
+            raise Failure(f"the agent did not start: {_last_line(paths.log)}", Status.FAILED)
+        await asyncio.sleep(0.1)
+    raise Failure(f"the agent did not answer within {START_SECONDS:.0f} s: see {paths.log}", Status.FAILED)
+
+
+async def _answers(paths: NodePaths) -> bool:
+    try:
+        _reader, writer = await asyncio.open_unix_connection(str(paths.api_socket))
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _last_line(path: Path) -> str:
+    lines_ = path.read_text(errors="replace").strip().splitlines()
+    return lines_[-1] if lines_ else f"see {path}"

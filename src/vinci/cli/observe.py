@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Commands that look: status, verify, audit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vinci.cli.client import get, lines, node_paths
+from vinci.cli.failure import Failure, Status
+from vinci.cli.junit import junit_xml
+from vinci.cli.output import console, print_json, print_table, run, steps
+
+Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this room."""
+    app.command(epilog="Example: vinci status --json")(status)
+    app.command(epilog="Example: vinci verify --junit verify.xml")(verify)
+    app.command(epilog="Example: vinci audit --follow")(audit)
+
+
+def status(node: Node = None, as_json: Json = False) -> None:
+    """Communities, labels, VMs, shares and flows: what is declared and what runs."""
+    run(_status(node, as_json))
+
+
+async def _status(node: str | None, as_json: bool) -> int:
+    report = await get(node_paths(node), "/v1/status")
+    if as_json:
+        print_json(report)
+        return Status.DONE
+    declaration = report["declaration"]
+    if declaration is None:
+        console.print(f"node {report['node']}: no declaration is in force", highlight=False)
+        return Status.DONE
+    console.print(
+        f"[bold]{declaration['name']}[/bold] version {declaration['version']} on node {report['node']} "
+        f"({report['accelerator']}), from {declaration['path']}\n",
+        highlight=False,
+    )
+    print_table(
+        "Communities",
+        ("community", "label", "network", "APP-VMs"),
+        [(c["name"], c["label"], c["network"], ", ".join(c["app_vms"])) for c in report["communities"]],
+    )
+    print_table(
+        "Virtual machines",
+        ("VM", "kind", "community", "address", "state", "memory", "CPU time"),
+        [_vm_row(vm) for vm in report["vms"]],
+    )
+    print_table(
+        "Shares",
+        ("share", "server", "label", "mount", "access"),
+        [(s["name"], s["server"], s["label"], s["mount"], _access(s["access"])) for s in report["shares"]],
+    )
+    print_table(
+        "Flows",
+        ("from", "to", "service", "direction"),
+        [(f["from"], f["to"], f["service"], f["direction"]) for f in report["flows"]],
+    )
+    print_table(
+        "Logged in", ("user", "community", "VM"), [(s["user"], s["community"], s["vm"]) for s in report["sessions"]]
+    )
+    return Status.DONE
+
+
+def _vm_row(vm: dict[str, Any]) -> tuple[object, ...]:
+    cpu = "" if vm["cpu_seconds"] is None else f"{vm['cpu_seconds']} s"
+    addresses = ", ".join(vm["addresses"])
+    return vm["name"], vm["kind"], vm["community"], addresses, vm["state"], f"{vm['memory_mib']} MiB", cpu
+
+
+def _access(access: dict[str, list[str]]) -> str:
+    return "; ".join(f"{who}: {', '.join(operations)}" for who, operations in access.items())
+
+
+def verify(
+    node: Node = None,
+    as_json: Json = False,
+    junit: Annotated[Path | None, typer.Option(help="also write a JUnit report to this file")] = None,
+) -> None:
+    """Try from inside the VMs whether what is enforced is what was declared. Exit status 1 on a mismatch."""
+    run(_verify(node, as_json, junit))
+
+
+async def _verify(node: str | None, as_json: bool, junit: Path | None) -> int:
+    paths = node_paths(node)
+    report: dict[str, Any] | None = None
+    with steps(quiet=as_json) as display:
+        async for line in lines(paths, "POST", "/v1/verify"):
+            message = json.loads(line)
+            if "progress" in message:
+                display.report(message["progress"], message["done"], message["total"])
+            elif "failed" in message:
+                raise Failure("verify could not measure: " + "; ".join(message["failed"]), Status.FAILED)
+            else:
+                report = message
+    if report is None:
+        raise Failure(f"the agent broke off: see {paths.log}", Status.FAILED)
+    if junit is not None:
+        junit.write_text(junit_xml(report))
+    if as_json:
+        print_json(report)
+    else:
+        _print_verification(report)
+    return Status.DONE if report["matches"] else Status.DOES_NOT_HOLD
+
+
+def _print_verification(report: dict[str, Any]) -> None:
+    print_table(
+        "Files: what each user can do with each share (measured)",
+        ("user", "VM", *report["shares"]),
+        [(row["user"], row["vm"], *row["cells"]) for row in report["file_matrix"]],
+    )
+    print_table(
+        "Network: what each VM reaches (measured)",
+        ("from", *report["targets"]),
+        [(row["vm"], *row["cells"]) for row in report["network_matrix"]],
+    )
+    for mismatch in report["mismatches"]:
+        console.print(f"MISMATCH {mismatch['message']}", style="red", highlight=False, markup=False)
+    console.print(
+        f"{report['checked']} checks, {len(report['mismatches'])} mismatches"
+        + ("" if report["matches"] else f"; evidence is kept in {report['bundle']}"),
+        highlight=False,
+    )
+
+
+def audit(
+    node: Node = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with new records as they come")] = False,
+    since: Annotated[int, typer.Option(help="first record number to show")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Denied packets, file accesses and logins, and every change: what happened and why."""
+    run(_audit(node, follow, since, as_json))
+
+
+async def _audit(node: str | None, follow: bool, since: int, as_json: bool) -> int:
+    path = f"/v1/audit?since={since}" + ("&follow=1" if follow else "")
+    with contextlib.suppress(BrokenPipeError):
+        async for line in lines(node_paths(node), "GET", path):
+            if as_json:
+                print(line, flush=True)
+                continue
+            record = json.loads(line)
+            text = (
+                f"{record['id']:>6} {record['time']} {record['severity']:<8} {record['event']:<20} {record['message']}"
+            )
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return Status.DONE

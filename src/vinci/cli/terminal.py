@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The user's side of a process in a VM: raw terminal, window size, streams, exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+
+from vinci.cli.client import BASE, connected
+from vinci.cli.failure import Failure, Status
+from vinci.node.paths import NodePaths
+from vinci.node.relay import CHUNK, Stream
+
+
+def terminal_of(wanted: bool) -> dict[str, object] | None:
+    """The terminal to ask for: ours when standard input and output both are one."""
+    if not (wanted and sys.stdin.isatty() and sys.stdout.isatty()):
+        return None
+    size = shutil.get_terminal_size()
+    return {"kind": os.environ.get("TERM", "dumb"), "columns": size.columns, "rows": size.lines}
+
+
+async def converse(paths: NodePaths, path: str, first: dict[str, Any], *, announce: bool) -> dict[str, Any]:
+    """Run the process asked for by `first` on our streams; the agent's last message.
+
+    Raises:
+        Failure: the agent broke off before the end.
+    """
+    async with connected(paths) as session, session.ws_connect(BASE + path, max_msg_size=0) as socket:
+        await socket.send_json(first)
+        end: dict[str, Any] | None = None
+        with _raw(first.get("terminal") is not None):
+            reading: asyncio.Task[None] | None = None if announce else asyncio.create_task(_send(socket, first))
+            try:
+                async for message in socket:
+                    if message.type is aiohttp.WSMsgType.BINARY:
+                        _write(message.data)
+                        continue
+                    answer = json.loads(message.data)
+                    if "session" in answer:
+                        reading = asyncio.create_task(_send(socket, first))
+                    else:
+                        end = answer
+                        break
+            finally:
+                if reading is not None:
+                    reading.cancel()
+        if end is None:
+            raise Failure("the agent broke off before the end", Status.FAILED)
+        return end
+
+
+def _write(frame: bytes) -> None:
+    stream = sys.stderr if frame[:1] == bytes([Stream.STDERR]) else sys.stdout
+    with contextlib.suppress(BrokenPipeError):
+        stream.buffer.write(frame[1:])
+        stream.buffer.flush()
+
+
+async def _send(socket: aiohttp.ClientWebSocketResponse, first: dict[str, Any]) -> None:
+    """Send what comes on standard input, and the window's size whenever it changes."""
+    loop = asyncio.get_running_loop()
+    if first.get("terminal") is not None:
+        loop.add_signal_handler(signal.SIGWINCH, lambda: loop.create_task(_resize(socket)))
+    reader = asyncio.StreamReader()
+    try:
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    except ValueError:  # a regular file: epoll cannot watch it, reading it never blocks
+        reader.feed_data(sys.stdin.buffer.read())
+        reader.feed_eof()
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(CHUNK):
+            await socket.send_bytes(bytes([Stream.STDIN]) + chunk)
+        await socket.send_bytes(bytes([Stream.STDIN]))
+
+
+async def _resize(socket: aiohttp.ClientWebSocketResponse) -> None:
+    size = shutil.get_terminal_size()
+    with contextlib.suppress(ConnectionError):
+        await socket.send_str(json.dumps({"resize": [size.columns, size.lines]}))
+
+
+@contextlib.contextmanager
+def _raw(wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
