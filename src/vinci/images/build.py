@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Builds the guest images once and finds them again: the room's entry is `ensure_images`.
+
+The cache holds one directory for each set of images, named by the hash of everything that they are made of. A set is
+built beside it and renamed into place when complete, so a directory with that name is always whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vinci import guest
+from vinci.images import debian, inputs, rootfs
+from vinci.images.initramfs import write_initramfs
+from vinci.images.modules import dependency_closure
+from vinci.images.run import ImageError, run
+from vinci.images.spec import SPEC, ImageSpec, RootKind, RootSpec
+
+__all__ = ["ImageError", "Images", "ensure_images", "find_images", "images_in"]
+
+Progress = Callable[[str], None]
+"""Called with the name of each step as it begins; from any thread."""
+
+GUEST_DIRECTORY = Path(guest.__file__).parent
+_BUILD_PREFIX = ".build-"
+_TREE_PREFIX = ".tree-"
+_CURRENT = "current"
+"""Symlink to the set that was last asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """A complete set of images. `digest` is the hash of all that went into it; `modules` holds every .ko file."""
+
+    kernel: Path
+    initramfs: Path
+    app_root: Path
+    service_root: Path
+    app_manifest: Path
+    service_manifest: Path
+    modules: Path
+    packages: Path
+    kernel_release: str
+    digest: str
+
+
+def images_in(directory: Path, digest: str, spec: ImageSpec = SPEC) -> Images:
+    """The set of images that lies in `directory`, whether it exists or not."""
+    return Images(
+        kernel=directory / "vmlinuz",
+        initramfs=directory / "initramfs",
+        app_root=directory / "app.erofs",
+        service_root=directory / "service.erofs",
+        app_manifest=directory / "app.manifest.json.gz",
+        service_manifest=directory / "service.manifest.json.gz",
+        modules=directory / "modules",
+        packages=directory / "packages.json",
+        kernel_release=spec.kernel_release,
+        digest=digest,
+    )
+
+
+def ensure_images(cache_dir: Path, progress: Progress = lambda step: None, spec: ImageSpec = SPEC) -> Images:
+    """Return the images of `spec`, building them when the cache has none made of the same inputs.
+
+    Building needs root, the programs of scripts/install-packages and a Debian mirror. Concurrent callers wait for each
+    other. Raises ImageError with the step that failed; then the cache is as it was before.
+    """
+    cache_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with _locked(cache_dir):
+        ingredients = inputs.collect(spec, GUEST_DIRECTORY, cache_dir, progress)
+        final = cache_dir / ingredients.digest
+        if not final.is_dir():
+            _remove_leftovers(cache_dir)
+            if os.geteuid() != 0:
+                raise ImageError("building the guest images needs root")
+            work = Path(tempfile.mkdtemp(prefix=_BUILD_PREFIX, dir=cache_dir))
+            try:
+                _build(spec, ingredients, work, progress)
+                (work / "out").rename(final)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        _point_to(cache_dir / _CURRENT, final.name)
+    return images_in(final, ingredients.digest, spec)
+
+
+def find_images(cache_dir: Path, spec: ImageSpec = SPEC) -> Images:
+    """The images that `ensure_images` returned last, wherever the sources stand now: builds nothing, needs no apt.
+
+    Raises ImageError when there are none.
+    """
+    try:
+        directory = (cache_dir / _CURRENT).resolve(strict=True)
+    except OSError as missing:
+        raise ImageError(f"no guest images in {cache_dir}: `make images` builds them") from missing
+    return images_in(directory, directory.name, spec)
+
+
+def _point_to(link: Path, name: str) -> None:
+    temporary = link.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(name)
+    temporary.replace(link)
+
+
+@contextmanager
+def _locked(cache_dir: Path) -> Iterator[None]:
+    with (cache_dir / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_leftovers(cache_dir: Path) -> None:
+    """What killed builds have left; the lock is held, so nobody is building now."""
+    for leftover in cache_dir.glob(f"{_BUILD_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """The unpacked kernel package and what was built for it."""
+
+    tree: Path
+    release: str
+    extra_modules: tuple[Path, ...]
+    channel: Path
+
+
+def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progress: Progress) -> None:
+    out = work / "out"
+    out.mkdir(mode=0o755)
+    (out / "modules").mkdir(mode=0o755)
+    images = images_in(out, ingredients.digest, spec)
+    images.packages.write_text(json.dumps(ingredients.versions, indent=1, sort_keys=True) + "\n")
+    with ThreadPoolExecutor() as pool:
+        trees = {
+            root.kind: pool.submit(_debian_tree, root, ingredients.versions[root.kind], work, progress)
+            for root in spec.roots
+        }
+        kernel = _kernel(spec, work, progress)
+        shutil.copyfile(kernel.tree / f"boot/vmlinuz-{spec.kernel_release}", images.kernel)
+        finished = [
+            pool.submit(_root, root, kernel, trees[root.kind].result(), images, work, progress) for root in spec.roots
+        ]
+        for root in finished:
+            root.result()
+    progress("initramfs")
+    _initramfs(spec, kernel, work / RootKind.SERVICE / "tree", images)
+
+
+def _log(work: Path, name: str) -> Path:
+    return work / f"{name}.log"
+
+
+def _debian_tree(root: RootSpec, versions: dict[str, str], work: Path, progress: Progress) -> Path:
+    """A copy of the pruned Debian tree of `root`; the tree itself is kept, as it changes less often than our files."""
+    folder = work / root.kind
+    folder.mkdir()
+    log = _log(work, root.kind)
+    key = inputs.tree_digest(root, versions)
+    kept = work.parent / f"{_TREE_PREFIX}{root.kind}-{key}"
+    if not kept.is_dir():
+        progress(f"Debian packages of the {root.kind} image")
+        fresh = folder / "fresh"
+        debian.make_root(root.packages, fresh, folder, log)
+        rootfs.prune(fresh, root.prune)
+        for stale in work.parent.glob(f"{_TREE_PREFIX}{root.kind}-*"):
+            shutil.rmtree(stale)
+        fresh.rename(kept)
+    run(["cp", "-a", "--reflink=auto", str(kept), str(folder / "tree")], log=log)
+    return folder / "tree"
+
+
+def _kernel(spec: ImageSpec, work: Path, progress: Progress) -> _Kernel:
+    progress(f"kernel {spec.kernel_release}")
+    folder = work / "kernel"
+    folder.mkdir()
+    log = _log(work, "kernel")
+    (package,) = debian.fetch((f"linux-image-{spec.kernel_release}",), folder, log)
+    tree = folder / "tree"
+    debian.unpack(package, tree, log)
+    run(["depmod", "-b", str(tree), spec.kernel_release], log=log)
+    channel = folder / "channel"
+    compile_ = ["gcc", "-Wall", "-Wextra", "-O2", "-static", "-s", "-o", str(channel)]
+    run([*compile_, str(GUEST_DIRECTORY / "init/channel.c")], log=log)
+    return _Kernel(tree, spec.kernel_release, _own_modules(spec, folder, log, progress), channel)
+
+
+def _own_modules(spec: ImageSpec, folder: Path, log: Path, progress: Progress) -> tuple[Path, ...]:
+    """Kernel modules of `vinci/guest/kernel`, built against Debian's headers by that directory's own `build`."""
+    build = GUEST_DIRECTORY / "kernel/build"
+    if not build.exists():
+        return ()
+    progress("kernel module of the FS-VM")
+    out = folder / "own"
+    out.mkdir()
+    run([str(build), spec.kernel_release, str(out)], log=log)
+    return tuple(sorted(out.glob("*.ko")))
+
+
+def _root(root: RootSpec, kernel: _Kernel, tree: Path, images: Images, work: Path, progress: Progress) -> None:
+    progress(f"{root.kind} image")
+    modules = rootfs.add_modules(tree, kernel.tree, kernel.release, root.modules)
+    extra = kernel.extra_modules if root.kind is RootKind.SERVICE else ()
+    rootfs.add_extra_modules(tree, kernel.release, extra)
+    for module in (*modules, *extra):
+        shutil.copyfile(module, images.modules / module.name)
+    rootfs.add_guest_files(tree, rootfs.guest_sources(GUEST_DIRECTORY, root.guest), kernel.channel)
+    if root.kind is RootKind.APP:
+        image, manifest = images.app_root, images.app_manifest
+    else:
+        image, manifest = images.service_root, images.service_manifest
+    rootfs.finish(tree, root, image, manifest, kernel.release, _log(work, root.kind))
+
+
+def _initramfs(spec: ImageSpec, kernel: _Kernel, tree: Path, images: Images) -> None:
+    source = kernel.tree / "lib/modules" / kernel.release
+    names = dependency_closure((source / "modules.dep").read_text(), spec.boot_modules)
+    modules = tuple(source / name for name in names)
+    for module in modules:
+        shutil.copyfile(module, images.modules / module.name)
+    write_initramfs(images.initramfs, tree / "usr/bin/busybox", GUEST_DIRECTORY / "init/initramfs", modules)
