@@ -14,7 +14,8 @@ from vinci.cli.client import ensure_agent, get, lines, node_paths
 from vinci.cli.failure import Failure, Status
 from vinci.cli.output import Steps, console, print_json, run, steps
 from vinci.images.build import ImageError, ensure_images
-from vinci.model.load import Declaration, DeclarationError, load
+from vinci.model.load import Declaration, load, parse
+from vinci.model.problems import DeclarationError, Problem
 from vinci.model.schema import schema as model_schema
 from vinci.node.paths import NodePaths, images_directory, state_directory
 from vinci.plan.compile import compile_plan
@@ -65,7 +66,7 @@ def check(file: File, as_json: Json = False) -> None:
     )
 
 
-def _problem(problem: object) -> dict[str, object]:
+def _problem(problem: Problem) -> dict[str, object]:
     return {key: getattr(problem, key) for key in ("file", "line", "column", "wrong", "right", "severity")}
 
 
@@ -92,13 +93,11 @@ def plan(
 
 
 async def _plan_in_force(node: str | None) -> Plan | None:
-    from vinci.model.load import load_bytes
-
     try:
         answer = await get(node_paths(node), "/v1/declaration")
     except Failure:
         return None
-    return compile_plan(load_bytes(str(answer["text"]).encode(), str(answer["path"])).infrastructure)
+    return compile_plan(parse(str(answer["text"]).encode(), str(answer["path"])).infrastructure)
 
 
 def up(file: File, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False) -> None:

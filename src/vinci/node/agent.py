@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from vinci.images.build import Images
 from vinci.model.infrastructure import Infrastructure
-from vinci.model.load import DeclarationError, load_bytes
+from vinci.model.load import parse
+from vinci.model.problems import DeclarationError
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.channel import ChannelError
 from vinci.node.events import watch_file_server, watch_packets
@@ -94,7 +95,7 @@ class Agent:
         self._use(self.in_force)
 
     def _derive(self, version: int, path: str, text: bytes) -> InForce:
-        infrastructure = load_bytes(text, path).infrastructure
+        infrastructure = parse(text, path).infrastructure
         plan = compile_plan(infrastructure)
         node_plan = next((node for node in plan.nodes if node.node == self.paths.node), None)
         if node_plan is None:

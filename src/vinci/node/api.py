@@ -24,7 +24,8 @@ from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vinci.model.load import MAX_FILE_BYTES, DeclarationError
+from vinci.model.problems import DeclarationError
+from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
 from vinci.node.authenticate import MAX_PASSWORD, CommunityNeededError, DeniedError, hash_password
@@ -33,7 +34,7 @@ from vinci.node.reconcile import Outcome, Progress, Report
 from vinci.node.relay import Terminal, relay
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
-from vinci.node.verify import verify
+from vinci.node.verification.run import verify
 
 GROUP = "vinci"
 MAX_MESSAGE = 256 * 1024
@@ -83,7 +84,7 @@ class PasswordRequest(_Request):
 
 def application(agent: Agent) -> web.Application:
     """The API of one agent."""
-    app = web.Application(client_max_size=MAX_FILE_BYTES, middlewares=[_guard(agent)])
+    app = web.Application(client_max_size=MAX_BYTES, middlewares=[_guard(agent)])
     api = _Api(agent)
     app.add_routes(
         [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -70,7 +71,7 @@ async def relay(socket: web.WebSocketResponse, channel: Channel, command: str, t
     return _status(process)
 
 
-async def _all(tasks: list[asyncio.Future[None]]) -> None:
+async def _all(tasks: Sequence[asyncio.Future[None]]) -> None:
     await asyncio.gather(*tasks)
 
 

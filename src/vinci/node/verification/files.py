@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Measures every (community, user, share, operation) from root in the user's APP-VM.
+
+Root mounts each share itself, also those that the user has no right to, and then tries each operation with the
+user's UID: what a compromised APP-VM can do is what counts, not what its login script offers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vinci.model.infrastructure import Infrastructure, Operation
+from vinci.node.channel import Channel
+from vinci.node.verification.checks import Check, Kind, Measured, yes_if
+from vinci.policy.expected import MEASURED_OPERATIONS, expected_operations, is_homes
+
+PROBE = ".vinci-verify"
+"""A file in each share (and home) that exists for this, kept by the FS-VM's `fs-shares`."""
+SECONDS = 120.0
+
+# Arguments: UID GID, then pairs of a name and SERVER:PATH. Prints NAME<TAB>read<TAB>append<TAB>write for each.
+_SCRIPT = r"""
+uid=$1 gid=$2; shift 2
+as() { setpriv --reuid "$uid" --regid "$gid" --clear-groups timeout 20 "$@" 2>/dev/null >&2; }
+try() { if as "$@"; then echo yes; else echo no; fi; }
+while [ $# -ge 2 ]; do
+  name=$1 source=$2; shift 2
+  dir=/run/vinci-verify/$name.$uid; mkdir -p "$dir"
+  if timeout 20 mount -t nfs4 -o vers=4.2,sec=sys,hard,sync,nosuid,nodev "$source" "$dir" 2>/dev/null; then
+    probe=$dir/.vinci-verify
+    r=$(try head -c 1 "$probe")
+    a=$(try sh -c 'printf . >>"$0"' "$probe")
+    w=$(try dd if=/dev/zero of="$probe" bs=1 count=1 conv=notrunc)
+    printf '%s\t%s\t%s\t%s\n' "$name" "$r" "$a" "$w"
+    umount -l "$dir"
+  else
+    printf '%s\tno\tno\tno\n' "$name"
+  fi
+  rmdir "$dir" 2>/dev/null
+done
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSubject:
+    """A user in an APP-VM, and where the shares lie: name -> `server:/path` (a home: the path of one user's)."""
+
+    user: str
+    community: str
+    vm: str
+    local_uid: int
+    gid: int
+    sources: tuple[tuple[str, str], ...]
+    """Share or `share/owner` for a home, and its NFS source as seen from the community's VCN."""
+
+
+async def measure_files(infrastructure: Infrastructure, subject: FileSubject, channel: Channel) -> list[Check]:
+    """Try all operations on all shares as one user.
+
+    Raises:
+        ChannelError: the APP-VM did not answer.
+    """
+    words = " ".join(f"'{word}'" for pair in subject.sources for word in pair)
+    command = f"sh -s {subject.local_uid} {subject.gid} {words}"
+    result = await channel.check(command, _SCRIPT.encode(), SECONDS)
+    measured = _parse(result.text)
+    checks = []
+    for name, _source in subject.sources:
+        share, _, owner = name.partition("/")
+        expected = expected_operations(infrastructure, subject.user, subject.community, share)
+        if is_homes(infrastructure, share) and owner != subject.user:
+            expected = frozenset()
+        for operation in MEASURED_OPERATIONS:
+            checks.append(
+                Check(
+                    kind=Kind.FILES,
+                    subject=f"{subject.community}:{subject.user}",
+                    target=name,
+                    action=operation.value,
+                    expected=yes_if(operation in expected),
+                    measured=measured.get((name, operation), Measured.UNKNOWN),
+                )
+            )
+    return checks
+
+
+def _parse(untrusted: str) -> dict[tuple[str, Operation], Measured]:
+    found = {}
+    for line in untrusted.splitlines()[:10_000]:
+        fields = line.split("\t")
+        if len(fields) != 1 + len(MEASURED_OPERATIONS):
+            continue
+        for operation, word in zip(MEASURED_OPERATIONS, fields[1:], strict=True):
+            known = word in (Measured.YES, Measured.NO)
+            found[fields[0], operation] = Measured(word) if known else Measured.UNKNOWN
+    return found
