@@ -66,8 +66,12 @@ class Label(Declared):
 class NamedLabel(Declared):
     """A label given a name; `includes` makes it dominate other named labels too (cycles are errors)."""
 
-    level: Name | None = Field(default=None, description="one of `labels.levels`; without it, the highest of the included")
-    categories: frozenset[Name] = Field(default=frozenset(), description="some of `labels.categories`, besides the included")
+    level: Name | None = Field(
+        default=None, description="one of `labels.levels`; without it, the highest of the included"
+    )
+    categories: frozenset[Name] = Field(
+        default=frozenset(), description="some of `labels.categories`, besides the included"
+    )
     includes: tuple[Name, ...] = Field(default=(), description="named labels that this one dominates")
 
 
@@ -75,10 +79,12 @@ class Labels(Declared):
     """The lattice: levels from lowest to highest, categories, and labels with names."""
 
     levels: tuple[Name, ...] = Field(
-       default= min_length=1, max_length=MAX_LEVELS, description="sensitivity levels, lowest first"
+        min_length=1, max_length=MAX_LEVELS, description="sensitivity levels, lowest first"
     )
     categories: tuple[Name, ...] = Field(default=(), max_length=MAX_CATEGORIES, description="categories, in any order")
-    named: dict[Name, NamedLabel] = Field(default={}, description="labels with a name, to use wherever a label is wanted")
+    named: dict[Name, NamedLabel] = Field(
+        default={}, description="labels with a name, to use wherever a label is wanted"
+    )
 
 
 def _inline_or_named(value: object) -> str:
@@ -116,7 +122,9 @@ class Response(StrEnum):
 class AppVms(Declared):
     """How many APP-VMs a community has, how big each is, and who shares one."""
 
-    mode: AppVmMode = Field(default=AppVmMode.SHARED, description="`shared`: any member may use any; `per-user`: one a member")
+    mode: AppVmMode = Field(
+        default=AppVmMode.SHARED, description="`shared`: any member may use any; `per-user`: one a member"
+    )
     count: Annotated[Integer, Field(ge=1, le=4096)] = Field(default=1, description="how many, in mode `shared`")
     memory_mib: Annotated[Memory, Field(ge=96)] = Field(default=192, description="memory of each, in MiB")
     cpu_percent: CpuPercent = Field(default=100, description="limit of each, in percent of one core")
@@ -127,7 +135,9 @@ class Community(Declared):
     """Users with the same privileges and trust; one label; one VCN."""
 
     label: LabelRef = Field(description="label of its users and of everything they run")
-    network: IPv4Network | None = Field(default=None, description="addresses of its VCN; without it, taken from `address_pool`")
+    network: IPv4Network | None = Field(
+        default=None, description="addresses of its VCN; without it, taken from `address_pool`"
+    )
     app_vms: AppVms = Field(default=AppVms(), description="its APP-VMs")
     response: Response = Field(
         default=Response.ALERT, description="what happens when introspection finds one of its VMs changed"
@@ -138,7 +148,9 @@ class Community(Declared):
 class Membership(Declared):
     """A user in one community; `local_uid` where that community numbers its users itself."""
 
-    local_uid: Uid | None = Field(default=None, description="UID in this community's APP-VMs; without it, the global one")
+    local_uid: Uid | None = Field(
+        default=None, description="UID in this community's APP-VMs; without it, the global one"
+    )
 
 
 class User(Declared):
@@ -150,9 +162,13 @@ class User(Declared):
 
     uid: Uid = Field(description="global UID, 1000-59999, no other user's")
     communities: Annotated[dict[Name, Membership], Field(min_length=1)] = Field(description="where the user belongs")
-    password_hash: PasswordHash | None = Field(default=None, description="made by `vinci passwd USER`; without it, no login")
+    password_hash: PasswordHash | None = Field(
+        default=None, description="made by `vinci passwd USER`; without it, no login"
+    )
     full_name: str = Field(default="", description="for people")
-    trusted: Switch = Field(default=False, description="true: trusted not to carry information down between the communities")
+    trusted: Switch = Field(
+        default=False, description="true: trusted not to carry information down between the communities"
+    )
     reason: str = Field(default="", description="why the user is trusted, or in several communities")
 
 
@@ -236,11 +252,15 @@ class Flow(Declared):
     to: Name = Field(description="the community that offers the service")
     service: ServiceRef = Field(description="what is offered")
     direction: Direction = Field(default=Direction.BOTH, description="`one-way`: a data diode, UDP with no way back")
-    inspection: Inspection | None = Field(default=None, description="what a gateway lets through; without it, everything")
+    inspection: Inspection | None = Field(
+        default=None, description="what a gateway lets through; without it, everything"
+    )
     upward: Switch = Field(
         default=False, description="true: `from` does not dominate `to` and may open connections all the same"
     )
-    trusted: Switch = Field(default=False, description="true: the ends are trusted to pass nothing down but what `reason` says")
+    trusted: Switch = Field(
+        default=False, description="true: the ends are trusted to pass nothing down but what `reason` says"
+    )
     reason: str = Field(default="", description="why; needed with `upward` and `trusted`")
 
 
@@ -249,7 +269,9 @@ class FileServer(Declared):
 
     node: Name | None = Field(default=None, description="where it runs; without it, the mapping decides")
     memory_mib: Annotated[Memory, Field(ge=160)] = Field(default=320, description="memory in MiB")
-    disk_mib: Annotated[Integer, Field(ge=64, le=67_108_864)] = Field(default=1024, description="disk for its shares in MiB")
+    disk_mib: Annotated[Integer, Field(ge=64, le=67_108_864)] = Field(
+        default=1024, description="disk for its shares in MiB"
+    )
     cpu_percent: CpuPercent = Field(default=200, description="limit, in percent of one core")
 
 
@@ -265,7 +287,9 @@ class Node(Declared):
 
     uri: str | None = Field(default=None, description="libvirt connection, e.g. `qemu:///system` or `xen:///system`")
     cpu_cores: Annotated[float, Field(gt=0)] | None = Field(default=None, description="cores that VMs may use")
-    memory_mib: Annotated[Integer, Field(gt=0)] | None = Field(default=None, description="memory that VMs may use, in MiB")
+    memory_mib: Annotated[Integer, Field(gt=0)] | None = Field(
+        default=None, description="memory that VMs may use, in MiB"
+    )
 
 
 class LoginRule(Declared):
@@ -274,7 +298,9 @@ class LoginRule(Declared):
     community: Name = Field(description="the community that the login enters, if the user is a member")
     user: UserName | None = Field(default=None, description="only this user")
     node: Name | None = Field(default=None, description="only at this node")
-    between: TimeSpan | None = Field(default=None, description="only at these times, `22:00-06:00`; the end is not included")
+    between: TimeSpan | None = Field(
+        default=None, description="only at these times, `22:00-06:00`; the end is not included"
+    )
 
 
 class Expectation(Declared):
@@ -296,12 +322,17 @@ class Infrastructure(Declared):
     file_servers: dict[Name, FileServer] = Field(default={}, description="the FS-VMs")
     shares: dict[Name, Share] = Field(default={}, description="the file trees that communities share")
     services: dict[Name, Service] = Field(default={}, description="services besides the well-known ones")
-    flows: tuple[Flow, ...] = Field(default=(), description="connections permitted between communities; nothing else crosses")
+    flows: tuple[Flow, ...] = Field(
+        default=(), description="connections permitted between communities; nothing else crosses"
+    )
     nodes: Annotated[dict[Name, Node], Field(min_length=1)] = Field(description="the physical machines")
     transit: IPv4Network = Field(default=IPv4Network("10.255.0.0/16"), description="addresses between FW-VMs")
     address_pool: IPv4Network = Field(
-        default=IPv4Network("10.64.0.0/10"), description="where communities without a `network` get theirs from, a /24 each"
+        default=IPv4Network("10.64.0.0/10"),
+        description="where communities without a `network` get theirs from, a /24 each",
     )
     firewalls: Firewalls = Field(default=Firewalls(), description="size of the FW-VMs")
-    login: tuple[LoginRule, ...] = Field(default=(), description="which community a login enters; the first that fits decides")
+    login: tuple[LoginRule, ...] = Field(
+        default=(), description="which community a login enters; the first that fits decides"
+    )
     expect: tuple[Expectation, ...] = Field(default=(), description="statements that `vinci check` tests")

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from vinci.model.complaints import complaints
 from vinci.model.infrastructure import Infrastructure
 from vinci.model.problems import DeclarationError, Problem
-from vinci.model.source import MAX_FILE_BYTES, Source, read_yaml
+from vinci.model.source import MAX_BYTES, Source, read_yaml
 
-__all__ = ["MAX_FILE_BYTES", "Declaration", "DeclarationError", "load", "load_bytes"]
+__all__ = ["MAX_BYTES", "Declaration", "DeclarationError", "load", "parse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ def load(path: Path | str) -> Declaration:
     """
     try:
         with Path(path).open("rb") as stream:
-            untrusted_text = stream.read(MAX_FILE_BYTES + 1)
+            untrusted_text = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         problem = Problem(str(path), 1, 1, f"the file cannot be read: {reason}", "name a readable file")
         raise DeclarationError([problem]) from None
-    return load_bytes(untrusted_text, str(path))
+    return parse(untrusted_text, str(path))
 
 
-def load_bytes(untrusted_text: bytes, file: str = "infrastructure.yaml") -> Declaration:
+def parse(untrusted_text: bytes, file: str = "infrastructure.yaml") -> Declaration:
     """The declaration in a text; `file` is the name that messages give it. Raises DeclarationError."""
     document = read_yaml(file, untrusted_text)
     try:

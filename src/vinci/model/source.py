@@ -31,7 +31,7 @@ from yaml.reader import ReaderError
 
 from vinci.model.problems import DeclarationError, ModelPath, Problem, shown
 
-MAX_FILE_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 16 * 1024 * 1024
 """Largest file; 10,000 VMs with 10,000 users need 1.5 MB."""
 MAX_DEPTH = 24
 """Deepest nesting; the model needs 8."""
@@ -101,8 +101,8 @@ def read_yaml(file: str, untrusted_text: bytes) -> Document:
 
     Raises DeclarationError with all problems that can be told apart: broken YAML stops at its first.
     """
-    if len(untrusted_text) > MAX_FILE_BYTES:
-        raise _refusal(file, 1, 1, f"the file has {len(untrusted_text)} bytes", f"at most {MAX_FILE_BYTES} are read")
+    if len(untrusted_text) > MAX_BYTES:
+        raise _refusal(file, 1, 1, f"the file has {len(untrusted_text)} bytes", f"at most {MAX_BYTES} are read")
     try:
         text = untrusted_text.decode("utf-8")
     except UnicodeDecodeError as error:
