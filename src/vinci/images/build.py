@@ -32,9 +32,11 @@ Progress = Callable[[str], None]
 
 GUEST_DIRECTORY = Path(guest.__file__).parent
 _BUILD_PREFIX = ".build-"
-_TREE_PREFIX = ".tree-"
+_KEPT_PREFIX = ".kept-"
 _CURRENT = "current"
 """Symlink to the set that was last asked for."""
+OWN_MODULE = "vinci_nfsd"
+"""The module of `vinci/guest/kernel`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progres
             root.kind: pool.submit(_debian_tree, root, ingredients.versions[root.kind], work, progress)
             for root in spec.roots
         }
-        kernel = _kernel(spec, work, progress)
+        kernel = _kernel(spec, ingredients.versions["kernel"], work, progress)
         shutil.copyfile(kernel.tree / f"boot/vmlinuz-{spec.kernel_release}", images.kernel)
         finished = [
             pool.submit(_root, root, kernel, trees[root.kind].result(), images, work, progress) for root in spec.roots
@@ -161,50 +163,63 @@ def _log(work: Path, name: str) -> Path:
     return work / f"{name}.log"
 
 
+def _kept(work: Path, name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The directory that `make` filled the last time it was called with this `key`; others of that name are removed."""
+    kept = work.parent / f"{_KEPT_PREFIX}{name}-{key}"
+    if not kept.is_dir():
+        fresh = work / f"fresh-{name}"
+        make(fresh)
+        for stale in work.parent.glob(f"{_KEPT_PREFIX}{name}-*"):
+            shutil.rmtree(stale)
+        fresh.rename(kept)
+    return kept
+
+
 def _debian_tree(root: RootSpec, versions: dict[str, str], work: Path, progress: Progress) -> Path:
     """A copy of the pruned Debian tree of `root`; the tree itself is kept, as it changes less often than our files."""
     folder = work / root.kind
     folder.mkdir()
     log = _log(work, root.kind)
-    key = inputs.tree_digest(root, versions)
-    kept = work.parent / f"{_TREE_PREFIX}{root.kind}-{key}"
-    if not kept.is_dir():
+
+    def make(fresh: Path) -> None:
         progress(f"Debian packages of the {root.kind} image")
-        fresh = folder / "fresh"
         debian.make_root(root.packages, fresh, folder, log)
         rootfs.prune(fresh, root.prune)
-        for stale in work.parent.glob(f"{_TREE_PREFIX}{root.kind}-*"):
-            shutil.rmtree(stale)
-        fresh.rename(kept)
+
+    kept = _kept(work, root.kind, inputs.tree_digest(root, versions), make)
     run(["cp", "-a", "--reflink=auto", str(kept), str(folder / "tree")], log=log)
     return folder / "tree"
 
 
-def _kernel(spec: ImageSpec, work: Path, progress: Progress) -> _Kernel:
-    progress(f"kernel {spec.kernel_release}")
+def _kernel(spec: ImageSpec, versions: dict[str, str], work: Path, progress: Progress) -> _Kernel:
     folder = work / "kernel"
     folder.mkdir()
     log = _log(work, "kernel")
-    (package,) = debian.fetch((f"linux-image-{spec.kernel_release}",), folder, log)
-    tree = folder / "tree"
-    debian.unpack(package, tree, log)
-    run(["depmod", "-b", str(tree), spec.kernel_release], log=log)
+    image = f"linux-image-{spec.kernel_release}"
+    version = versions[image]
+
+    def make_tree(fresh: Path) -> None:
+        progress(f"kernel {spec.kernel_release}")
+        (package,) = debian.fetch({image: version}, folder, log)
+        debian.unpack(package, fresh, log)
+        run(["depmod", "-b", str(fresh), spec.kernel_release], log=log)
+
+    def make_modules(fresh: Path) -> None:
+        progress("kernel module of the FS-VM")
+        headers = folder / "headers"
+        for package in debian.fetch(dict.fromkeys(spec.kernel_build_packages, version), folder, log):
+            debian.unpack(package, headers, log)
+        fresh.mkdir()
+        target = fresh / f"{OWN_MODULE}.ko"
+        run(["sh", str(GUEST_DIRECTORY / "kernel/build.sh"), str(target), str(headers)], log=log)
+
+    tree = _kept(work, "kernel", inputs.text_digest(spec.kernel_release, version), make_tree)
+    sources = inputs.file_digests(GUEST_DIRECTORY / "kernel")
+    modules = _kept(work, "module", inputs.text_digest(spec.kernel_release, version, sources), make_modules)
     channel = folder / "channel"
     compile_ = ["gcc", "-Wall", "-Wextra", "-O2", "-static", "-s", "-o", str(channel)]
     run([*compile_, str(GUEST_DIRECTORY / "init/channel.c")], log=log)
-    return _Kernel(tree, spec.kernel_release, _own_modules(spec, folder, log, progress), channel)
-
-
-def _own_modules(spec: ImageSpec, folder: Path, log: Path, progress: Progress) -> tuple[Path, ...]:
-    """Kernel modules of `vinci/guest/kernel`, built against Debian's headers by that directory's own `build`."""
-    build = GUEST_DIRECTORY / "kernel/build"
-    if not build.exists():
-        return ()
-    progress("kernel module of the FS-VM")
-    out = folder / "own"
-    out.mkdir()
-    run([str(build), spec.kernel_release, str(out)], log=log)
-    return tuple(sorted(out.glob("*.ko")))
+    return _Kernel(tree, spec.kernel_release, tuple(sorted(modules.glob("*.ko"))), channel)
 
 
 def _root(root: RootSpec, kernel: _Kernel, tree: Path, images: Images, work: Path, progress: Progress) -> None:

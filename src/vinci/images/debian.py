@@ -47,11 +47,11 @@ def resolve(packages: tuple[str, ...]) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def fetch(packages: tuple[str, ...], folder: Path, log: Path) -> tuple[Path, ...]:
-    """Download packages, verified by apt, into `folder` and return the files in the order of `packages`."""
-    # `apt-get download` leaves the right to write to the folder to apt's own user: without it apt says so and goes on
-    run(["apt-get", "download", "-q", *packages], log=log, cwd=folder)
-    return tuple(next(folder.glob(f"{package}_*.deb")) for package in packages)
+def fetch(packages: dict[str, str], folder: Path, log: Path) -> tuple[Path, ...]:
+    """Download packages (name -> version), verified by apt, into `folder`; returns the files in that order."""
+    wanted = [f"{name}={version}" for name, version in packages.items()]
+    run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *wanted], log=log, cwd=folder)
+    return tuple(next(folder.glob(f"{name}_*.deb")) for name in packages)
 
 
 def unpack(package: Path, target: Path, log: Path) -> None:

@@ -29,25 +29,25 @@ class Ingredients:
 
 def own_digest(spec: ImageSpec, guest: Path) -> str:
     """Hash of what this repository contributes: the specification, the guest's files and this room's code."""
-    state: dict[str, Any] = {
-        "format": FORMAT,
-        "spec": asdict(spec),
-        "placed": GUEST_FILES,
-        "excluded": EXCLUDED_PATHS,
-        "files": {},
-    }
-    for base in (guest, Path(__file__).parent):
-        for path in sorted(base.rglob("*")):
-            if path.is_file() and path.suffix not in (".pyc", ".md"):
-                state["files"][str(path.relative_to(base.parent))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+    files = [file_digests(base) for base in (guest, Path(__file__).parent)]
+    return text_digest(FORMAT, asdict(spec), GUEST_FILES, EXCLUDED_PATHS, files)
+
+
+def text_digest(*values: object) -> str:
+    """A short hash of values that JSON can express."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file below `folder` that ends up in an image or decides how it is made, by relative path."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".pyc", ".md"))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def tree_digest(root: RootSpec, versions: dict[str, str]) -> str:
     """Hash of what decides the Debian part of a root: versions, what is left out, and the code that makes it."""
     code = [(Path(__file__).parent / name).read_text() for name in ("debian.py", "rootfs.py")]
-    state = [FORMAT, sorted(root.packages), versions, EXCLUDED_PATHS, root.prune, code]
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH]
+    return text_digest(FORMAT, sorted(root.packages), versions, EXCLUDED_PATHS, root.prune, code)
 
 
 def collect(spec: ImageSpec, guest: Path, cache_dir: Path, progress: Callable[[str], None]) -> Ingredients:
@@ -58,29 +58,28 @@ def collect(spec: ImageSpec, guest: Path, cache_dir: Path, progress: Callable[[s
     """
     own = own_digest(spec, guest)
     versions = _versions(spec, cache_dir / _RESOLVED, progress)
-    text = json.dumps([own, versions], sort_keys=True)
-    return Ingredients(versions, hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH])
+    return Ingredients(versions, text_digest(own, versions))
 
 
 def _versions(spec: ImageSpec, store: Path, progress: Callable[[str], None]) -> dict[str, dict[str, str]]:
-    wanted = {root.kind.value: root.packages for root in spec.roots}
-    question = {"packages": {**wanted, "kernel": (f"linux-image-{spec.kernel_release}",)}, "lists": _lists_state()}
-    asked = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
+    packages = {root.kind.value: list(root.packages) for root in spec.roots}
+    packages["kernel"] = [f"linux-image-{spec.kernel_release}", *spec.kernel_build_packages]
+    asked = text_digest(packages, _lists_state())
     known: dict[str, Any] = _read_json(store)
     if known.get("asked") == asked:
         return dict(known["versions"])
     progress("resolving package versions")
     try:
-        versions = {name: debian.resolve(packages) for name, packages in question["packages"].items()}  # type: ignore[attr-defined]
+        versions = {name: debian.resolve(tuple(wanted)) for name, wanted in packages.items()}
     except ImageError as problem:
-        if known and known.get("packages") == json.loads(json.dumps(question["packages"])):
+        if known.get("packages") == packages:
             return dict(known["versions"])
         raise ImageError(
             f"{problem}\napt does not know the packages of the guest images: run apt-get update; if the kernel"
             f" {spec.kernel_release} is gone from the archive, pin another in vinci/images/spec.py"
         ) from problem
     temporary = store.with_suffix(".new")
-    temporary.write_text(json.dumps({"asked": asked, "packages": question["packages"], "versions": versions}))
+    temporary.write_text(json.dumps({"asked": asked, "packages": packages, "versions": versions}))
     temporary.rename(store)
     return versions
 

@@ -60,8 +60,8 @@ def add_modules(tree: Path, kernel_tree: Path, release: str, wanted: tuple[str, 
 
 
 def add_extra_modules(tree: Path, release: str, extra: tuple[Path, ...]) -> None:
-    """Copy modules of our own to the image's `extra` directory."""
-    target = tree / "usr/lib/modules" / release / "extra"
+    """Copy modules of our own to the image's `vinci` directory, where depmod finds them too."""
+    target = tree / "usr/lib/modules" / release / "vinci"
     target.mkdir(parents=True, exist_ok=True)
     for module in extra:
         shutil.copyfile(module, target / module.name)

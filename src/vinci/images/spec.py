@@ -33,9 +33,11 @@ class RootSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """All that is built: the kernel, the initramfs' modules and the two roots."""
+    """All that is built: the kernel, what our own kernel module is built against (same version), the initramfs' modules
+    and the two roots."""
 
     kernel_release: str
+    kernel_build_packages: tuple[str, ...]
     boot_modules: tuple[str, ...]
     roots: tuple[RootSpec, ...]
 
@@ -84,6 +86,12 @@ _SSH_CHANNEL = ("virtio_console", "qemu_fw_cfg")
 
 SPEC = ImageSpec(
     kernel_release=KERNEL_RELEASE,
+    kernel_build_packages=(
+        f"linux-headers-{KERNEL_RELEASE}",
+        f"linux-headers-{KERNEL_RELEASE.removesuffix('-cloud-amd64')}-common",
+        "linux-kbuild-6.1",
+        "linux-source-6.1",
+    ),
     boot_modules=("virtio_pci", "virtio_blk", "virtio_rng", "erofs", "overlay", "virtio_net", *_SSH_CHANNEL),
     roots=(
         RootSpec(
@@ -99,6 +107,7 @@ SPEC = ImageSpec(
                 "iputils-ping",
                 "kmod",
                 "less",
+                "mount",
                 "libpython3-stdlib",
                 "nano",
                 "ncurses-term",
@@ -123,6 +132,7 @@ SPEC = ImageSpec(
                 "e2fsprogs",
                 "iproute2",
                 "kmod",
+                "mount",
                 "nfs-kernel-server",
                 "nftables",
                 "openssh-server",

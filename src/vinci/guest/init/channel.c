@@ -6,8 +6,9 @@
  * new connection of the host looks like more bytes of the old one. So this program
  *  - waits by edge-triggered epoll, which the port's driver wakes when the host connects, disconnects or sends;
  *  - keeps one sshd started and waiting, so that a connection is answered without the time that sshd takes to start;
- *  - ends the session when the host disconnects, and also when "SSH-2.0-" begins a chunk in the middle of a session: the
- *    first bytes of a new connection, where the disconnection in between went unseen;
+ *  - ends the session when the host disconnects;
+ *  - takes "SSH-2.0-" at the beginning of a chunk for the first bytes of a new connection, whatever the port says of its
+ *    state: that travels on another queue and may be late, and a quick reconnection may not be seen at all;
  *  - hangs up on whatever an ended session left running, as a terminal does (nohup survives).
  *
  * usage: channel PORT COMMAND [ARGUMENT...]
@@ -41,6 +42,7 @@ static struct buffer to_sshd, to_host;
 static unsigned session;
 static int got_bytes; /* the host has sent something in this session */
 static int used;      /* bytes went either way: what sshd has said is spent */
+static int greeted;   /* a hello came before the port's state said that the host is there */
 static time_t started;
 
 static void die(const char *what)
@@ -165,6 +167,17 @@ static int is_hello(const struct buffer *buffer)
 	return buffer->start == 0 && buffer->end >= strlen(HELLO) && !memcmp(buffer->bytes, HELLO, strlen(HELLO));
 }
 
+/* Throw away what a connection that is gone has sent; 1 when a new one's hello is found, which stays in the buffer. */
+static int discard_to_hello(void)
+{
+	while (fill(port, &to_sshd) > 0) {
+		if (is_hello(&to_sshd))
+			return 1;
+		to_sshd.start = to_sshd.end;
+	}
+	return 0;
+}
+
 /* Carry bytes both ways until neither side has more for now. 0: go on; -1: sshd has ended. */
 static int pump(char *const command[])
 {
@@ -213,14 +226,15 @@ int main(int count, char *const arguments[])
 	for (;;) {
 		if (epoll_wait(epoll, &event, 1, -1) < 0 && errno != EINTR)
 			die("epoll_wait");
-		if (host_is_connected()) {
-			if (pump(arguments + 2) < 0)
+		int connected = host_is_connected();
+		if (connected) {
+			greeted = 0;
+		} else if (!greeted) {
+			if (used)
 				restart_session(arguments + 2);
-		} else if (used) {
-			restart_session(arguments + 2);
-		} else {
-			while (fill(port, &to_sshd) > 0) /* of a connection that is gone: discard */
-				to_sshd.start = to_sshd.end;
+			greeted = discard_to_hello();
 		}
+		if ((connected || greeted) && pump(arguments + 2) < 0)
+			restart_session(arguments + 2);
 	}
 }
