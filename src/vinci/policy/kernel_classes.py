@@ -23,15 +23,55 @@ _CAP = (
 )
 _CAP2 = "mac_override mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
 
-_PLAIN_SOCKETS = (
-    "socket netlink_socket packet_socket key_socket unix_dgram_socket netlink_nflog_socket netlink_selinux_socket "
-    "netlink_iscsi_socket netlink_fib_lookup_socket netlink_connector_socket netlink_netfilter_socket "
-    "netlink_dnrt_socket netlink_kobject_uevent_socket netlink_generic_socket netlink_scsitransport_socket "
-    "netlink_rdma_socket netlink_crypto_socket appletalk_socket ax25_socket ipx_socket netrom_socket atmpvc_socket "
-    "x25_socket rose_socket decnet_socket atmsvc_socket rds_socket irda_socket pppox_socket llc_socket can_socket "
-    "tipc_socket bluetooth_socket iucv_socket rxrpc_socket isdn_socket phonet_socket ieee802154_socket caif_socket "
-    "alg_socket nfc_socket vsock_socket kcm_socket qipcrtr_socket smc_socket xdp_socket mctp_socket"
-).split()
+_PLAIN_SOCKETS = [
+    "socket",
+    "netlink_socket",
+    "packet_socket",
+    "key_socket",
+    "unix_dgram_socket",
+    "netlink_nflog_socket",
+    "netlink_selinux_socket",
+    "netlink_iscsi_socket",
+    "netlink_fib_lookup_socket",
+    "netlink_connector_socket",
+    "netlink_netfilter_socket",
+    "netlink_dnrt_socket",
+    "netlink_kobject_uevent_socket",
+    "netlink_generic_socket",
+    "netlink_scsitransport_socket",
+    "netlink_rdma_socket",
+    "netlink_crypto_socket",
+    "appletalk_socket",
+    "ax25_socket",
+    "ipx_socket",
+    "netrom_socket",
+    "atmpvc_socket",
+    "x25_socket",
+    "rose_socket",
+    "decnet_socket",
+    "atmsvc_socket",
+    "rds_socket",
+    "irda_socket",
+    "pppox_socket",
+    "llc_socket",
+    "can_socket",
+    "tipc_socket",
+    "bluetooth_socket",
+    "iucv_socket",
+    "rxrpc_socket",
+    "isdn_socket",
+    "phonet_socket",
+    "ieee802154_socket",
+    "caif_socket",
+    "alg_socket",
+    "nfc_socket",
+    "vsock_socket",
+    "kcm_socket",
+    "qipcrtr_socket",
+    "smc_socket",
+    "xdp_socket",
+    "mctp_socket",
+]
 
 FILE_CLASSES: Mapping[str, tuple[str, ...]] = {
     "file": (*_FILE.split(), "execute_no_trans", "entrypoint"),
@@ -68,7 +108,7 @@ OTHER_CLASSES: Mapping[str, tuple[str, ...]] = {
         "netlink_tcpdiag_socket": f"{_SOCK} nlmsg_read nlmsg_write",
         "netlink_xfrm_socket": f"{_SOCK} nlmsg_read nlmsg_write",
         "netlink_audit_socket": f"{_SOCK} nlmsg_read nlmsg_write nlmsg_relay nlmsg_readpriv nlmsg_tty_audit",
-        **{name: _SOCK for name in _PLAIN_SOCKETS},
+        **dict.fromkeys(_PLAIN_SOCKETS, _SOCK),
         "node": "recvfrom sendto",
         "netif": "ingress egress",
         "sem": _IPC,
@@ -94,9 +134,33 @@ OTHER_CLASSES: Mapping[str, tuple[str, ...]] = {
 }
 """All other classes, with their permissions."""
 
-INITIAL_SIDS = (
-    "kernel security unlabeled fs file file_labels init any_socket port netif netmsg node igmp_packet icmp_socket "
-    "tcp_socket sysctl_modprobe sysctl sysctl_fs sysctl_kernel sysctl_net sysctl_net_unix sysctl_vm sysctl_dev kmod "
-    "policy scmp_packet devnull"
-).split()
+INITIAL_SIDS = [
+    "kernel",
+    "security",
+    "unlabeled",
+    "fs",
+    "file",
+    "file_labels",
+    "init",
+    "any_socket",
+    "port",
+    "netif",
+    "netmsg",
+    "node",
+    "igmp_packet",
+    "icmp_socket",
+    "tcp_socket",
+    "sysctl_modprobe",
+    "sysctl",
+    "sysctl_fs",
+    "sysctl_kernel",
+    "sysctl_net",
+    "sysctl_net_unix",
+    "sysctl_vm",
+    "sysctl_dev",
+    "kmod",
+    "policy",
+    "scmp_packet",
+    "devnull",
+]
 """The kernel's 27 initial SIDs in the kernel's order (`initial_sid_to_string.h`; the kernel reads them by number)."""

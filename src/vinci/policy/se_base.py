@@ -30,11 +30,47 @@ HOSTS, SUBJECTS, MOUNTS, SHARES, EXEMPT = (
     "vinci_exempt",
 )
 
-_GENERIC_FILESYSTEMS = (
-    "anon_inodefs autofs bdev binfmt_misc bpf cgroup cgroup2 configfs cpuset debugfs devpts devtmpfs dax efivarfs erofs "
-    "fuse fusectl hugetlbfs inotifyfs iso9660 mqueue nfs nfs4 nfsd nsfs overlay proc pstore ramfs rootfs rpc_pipefs "
-    "securityfs selinuxfs squashfs sysfs tmpfs tracefs vfat virtiofs"
-).split()
+_GENERIC_FILESYSTEMS = [
+    "anon_inodefs",
+    "autofs",
+    "bdev",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "cpuset",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "dax",
+    "efivarfs",
+    "erofs",
+    "fuse",
+    "fusectl",
+    "hugetlbfs",
+    "inotifyfs",
+    "iso9660",
+    "mqueue",
+    "nfs",
+    "nfs4",
+    "nfsd",
+    "nsfs",
+    "overlay",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rootfs",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "squashfs",
+    "sysfs",
+    "tmpfs",
+    "tracefs",
+    "vfat",
+    "virtiofs",
+]
 
 
 def base_policy(levels: int, categories: int, trusted: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -122,12 +158,15 @@ def _own_rights() -> Iterator[str]:
         yield f"(allow {name} {HOSTS} (fd (use)))"
     # The mount daemon tells clients the handle of a share's root: it looks at that directory and no further.
     yield f"(allow {KERNEL_T} {SHARES} (dir (getattr)))"
-    for name in (ROOT_T, BLANK_T, SHARES):
-        yield (
-            f"(allow {MANAGE_T} {name} (dir (getattr setattr search read open write add_name create "
-            "relabelfrom relabelto)))"
+    # An unlabelled tree is one whose share is no longer declared, or has just been declared again.
+    relabelled = "getattr setattr relabelfrom relabelto"
+    for name in (ROOT_T, BLANK_T, UNLABELED_T, SHARES):
+        yield f"(allow {MANAGE_T} {name} (dir ({relabelled} search read open write add_name create)))"
+        yield from (
+            f"(allow {MANAGE_T} {name} ({class_} ({relabelled})))" for class_ in FILE_CLASSES if class_ != "dir"
         )
-        yield f"(allow {name} {DISK_T} (filesystem (associate)))"
+    yield from (f"(allow {name} {DISK_T} (filesystem (associate)))" for name in (ROOT_T, GUEST_T, SHARES))
+    yield f"(allow {DECODE_T} {DECODE_T} (capability (dac_read_search)))"
     for name in (ROOT_T, SHARES):
         yield f"(allow {DECODE_T} {name} (dir (getattr search read open)))"
     yield f"(allow {COMPARE_T} {SHARES} (file (getattr open read)))"

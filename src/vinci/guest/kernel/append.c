@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Append-only files over NFS.
+ *
+ * NFS has no append: a client sends bytes for an offset, which it takes from its own idea of the file's end. With
+ * two clients that idea may be old; with a cache, the bytes may begin with a page of what is stored already; after
+ * a lost reply, the same bytes come again. An append here is decided under a lock of the file:
+ *
+ *  - at the end of the file: appended;
+ *  - behind it: wait for the client's own earlier part, which may be on its way, else refused;
+ *  - before it, and all of it new to the file (the client has neither read nor written anything from there on, and
+ *    may not read the file): the client's idea of the end was old. Appended at the true end;
+ *  - before it, and what overlaps is byte for byte what is stored, and the client knows it (its own appends; for one
+ *    who may read the file, what he has read): only the rest is appended. A repetition appends nothing;
+ *  - else refused. Nothing of it is stored, and the client is told.
+ *
+ * Stored bytes are compared only where the client wrote them or may read them: a refusal must not tell an appender
+ * what somebody else's line says. Bytes are on disk before the reply.
+ */
+#include <linux/crc32.h>
+#include <linux/kprobes.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/slab.h>
+
+#include "vinci.h"
+
+#define MAX_FILES	4096
+#define MAX_CLIENTS	64	/* of one file */
+#define MAX_EXTENTS	8	/* of one client in one file */
+#define MAX_WAITERS	3	/* server threads that wait for a client's earlier part */
+#define GAP_WAIT	(2 * HZ)
+#define FILES_BITS	8
+
+struct extent {
+	loff_t start, end;
+};
+
+struct client {
+	struct list_head list;	/* latest first */
+	__be32 address;
+	loff_t seen;		/* it may know every byte before this one */
+	loff_t next;		/* where, in its own idea of the file, its last append ended */
+	struct extent mine[MAX_EXTENTS];
+	unsigned int newest;
+	/* The last append that went to another place than asked for, to know its repetition. */
+	struct { loff_t offset; unsigned long length; u32 crc; } moved;
+};
+
+struct tracked {
+	struct hlist_node node;
+	struct list_head lru;
+	refcount_t users;
+	dev_t device;
+	u64 number;
+	u32 version;
+	loff_t first_size;	/* bytes that were there before we looked: anybody may know them */
+	struct mutex lock;
+	wait_queue_head_t grown;
+	struct list_head clients;
+	unsigned int client_count;
+};
+
+static DEFINE_SPINLOCK(files_lock);
+static struct hlist_head files[1 << FILES_BITS];
+static LIST_HEAD(files_lru);
+static atomic_t file_count = ATOMIC_INIT(0);
+static atomic_t waiters = ATOMIC_INIT(0);
+static int (*inode_permission_lsm)(struct inode *inode, int mask);
+static const struct cred *compare_cred;
+
+int selinux_may(struct inode *inode, int mask)
+{
+	return inode_permission_lsm(inode, mask);
+}
+
+bool append_only(struct inode *inode)
+{
+	if (!S_ISREG(inode->i_mode))
+		return false;
+	if (!selinux_may(inode, MAY_WRITE | MAY_ACCESS))
+		return false;
+	return !selinux_may(inode, MAY_WRITE | MAY_APPEND | MAY_ACCESS);
+}
+
+static struct hlist_head *bucket(const struct inode *inode)
+{
+	return &files[hash_64(inode->i_ino ^ inode->i_sb->s_dev, FILES_BITS)];
+}
+
+static struct tracked *find_file(const struct inode *inode)
+{
+	struct tracked *file;
+
+	hlist_for_each_entry(file, bucket(inode), node)
+		if (file->number == inode->i_ino && file->device == inode->i_sb->s_dev &&
+		    file->version == inode->i_generation)
+			return file;
+	return NULL;
+}
+
+static void untrack_file(struct tracked *file)
+{
+	struct client *client, *next;
+
+	if (!refcount_dec_and_test(&file->users))
+		return;
+	list_for_each_entry_safe(client, next, &file->clients, list)
+		kfree(client);
+	kfree(file);
+}
+
+/* Call with files_lock held. */
+static void forget_file(struct tracked *file)
+{
+	hlist_del(&file->node);
+	list_del(&file->lru);
+	atomic_dec(&file_count);
+	untrack_file(file);
+}
+
+static struct tracked *track_file(struct inode *inode, bool make)
+{
+	struct tracked *file, *new = NULL;
+
+	if (make) {
+		new = kzalloc(sizeof(*new), GFP_KERNEL);
+		if (!new)
+			return NULL;
+		new->device = inode->i_sb->s_dev;
+		new->number = inode->i_ino;
+		new->version = inode->i_generation;
+		new->first_size = i_size_read(inode);
+		refcount_set(&new->users, 2);
+		mutex_init(&new->lock);
+		init_waitqueue_head(&new->grown);
+		INIT_LIST_HEAD(&new->clients);
+	}
+	spin_lock(&files_lock);
+	file = find_file(inode);
+	if (file) {
+		refcount_inc(&file->users);
+		list_move(&file->lru, &files_lru);
+	} else if (new) {
+		if (atomic_read(&file_count) >= MAX_FILES)
+			forget_file(list_last_entry(&files_lru, struct tracked, lru));
+		hlist_add_head(&new->node, bucket(inode));
+		list_add(&new->lru, &files_lru);
+		atomic_inc(&file_count);
+		file = new;
+		new = NULL;
+	}
+	spin_unlock(&files_lock);
+	kfree(new);
+	return file;
+}
+
+/* Call with the file's lock held, as all below. */
+static struct client *find_client(struct tracked *file, __be32 address)
+{
+	struct client *client;
+
+	list_for_each_entry(client, &file->clients, list)
+		if (client->address == address)
+			return client;
+	return NULL;
+}
+
+static struct client *get_client(struct tracked *file, __be32 address)
+{
+	struct client *client = find_client(file, address);
+
+	if (!client && file->client_count >= MAX_CLIENTS) {
+		client = list_last_entry(&file->clients, struct client, list);
+		list_del(&client->list);
+		/* What the forgotten one knew, anybody may know from now on. */
+		file->first_size = max(file->first_size, client->seen);
+		file->client_count--;
+		kfree(client);
+		client = NULL;
+	}
+	if (client) {
+		list_move(&client->list, &file->clients);
+		return client;
+	}
+	client = kzalloc(sizeof(*client), GFP_KERNEL);
+	if (!client)
+		return NULL;
+	client->address = address;
+	client->seen = file->first_size;
+	client->next = -1;
+	client->moved.offset = -1;
+	list_add(&client->list, &file->clients);
+	file->client_count++;
+	return client;
+}
+
+void append_seen(struct inode *inode, __be32 address, loff_t end)
+{
+	struct tracked *file;
+	struct client *client;
+
+	if (!atomic_read(&file_count))
+		return;
+	file = track_file(inode, false);
+	if (!file)
+		return;
+	mutex_lock(&file->lock);
+	client = get_client(file, address);
+	if (client)
+		client->seen = max(client->seen, end);
+	else
+		file->first_size = max(file->first_size, end);
+	mutex_unlock(&file->lock);
+	untrack_file(file);
+}
+
+static void remember(struct client *client, loff_t start, loff_t end)
+{
+	struct extent *newest = &client->mine[client->newest % MAX_EXTENTS];
+
+	if (newest->end == start && newest->end > newest->start)
+		newest->end = end;
+	else
+		client->mine[++client->newest % MAX_EXTENTS] = (struct extent){ start, end };
+	client->seen = max(client->seen, end);
+}
+
+static bool wrote_itself(const struct client *client, loff_t start, loff_t end)
+{
+	bool found = true;
+	int i;
+
+	while (start < end && found) {
+		found = false;
+		for (i = 0; i < MAX_EXTENTS; i++)
+			if (client->mine[i].start <= start && start < client->mine[i].end) {
+				start = client->mine[i].end;
+				found = true;
+			}
+	}
+	return start >= end;
+}
+
+/* True when the first @length bytes of @vec are what is stored at @offset. */
+static bool same_bytes(const struct path *path, loff_t offset, const struct kvec *vec, size_t length)
+{
+	const struct cred *saved;
+	struct file *file;
+	bool same = true;
+	void *stored;
+
+	if (!compare_cred)
+		return false;
+	stored = (void *)__get_free_page(GFP_KERNEL);
+	if (!stored)
+		return false;
+	saved = override_creds(compare_cred);
+	file = dentry_open(path, O_RDONLY | O_LARGEFILE, compare_cred);
+	if (IS_ERR(file)) {
+		same = false;
+		goto out;
+	}
+	for (; same && length; vec++) {
+		size_t done = 0, here = min(length, vec->iov_len);
+
+		while (same && done < here) {
+			ssize_t got = kernel_read(file, stored, min_t(size_t, here - done, PAGE_SIZE), &offset);
+
+			same = got > 0 && !memcmp(stored, vec->iov_base + done, got);
+			done += max_t(ssize_t, got, 0);
+		}
+		length -= here;
+	}
+	fput(file);
+out:
+	revert_creds(saved);
+	free_page((unsigned long)stored);
+	return same;
+}
+
+static u32 checksum(const struct kvec *vec, int vlen, size_t length)
+{
+	u32 crc = 0;
+
+	for (; vlen-- && length; vec++) {
+		size_t here = min(length, vec->iov_len);
+
+		crc = crc32(crc, vec->iov_base, here);
+		length -= here;
+	}
+	return crc;
+}
+
+/* Wait, without the lock, until the file has grown to @offset. */
+static __be32 wait_for_growth(struct tracked *file, struct inode *inode, loff_t offset)
+{
+	if (atomic_inc_return(&waiters) > MAX_WAITERS) {
+		atomic_dec(&waiters);
+		return nfserr_jukebox;
+	}
+	mutex_unlock(&file->lock);
+	wait_event_timeout(file->grown, i_size_read(inode) >= offset, GAP_WAIT);
+	mutex_lock(&file->lock);
+	atomic_dec(&waiters);
+	return nfs_ok;
+}
+
+/* What to do with bytes that were sent for [offset, offset + length). */
+struct verdict {
+	__be32 status;
+	size_t skip;		/* leading bytes that are stored already */
+	bool moved;		/* goes to the end instead of to its offset */
+	enum vinci_reason reason;
+};
+
+static struct verdict judge(struct client *client, const struct path *path, loff_t offset, const struct kvec *vec,
+			    int vlen, size_t length)
+{
+	struct inode *inode = d_inode(path->dentry);
+	loff_t size = i_size_read(inode), end = offset + length;
+	size_t overlap = min(size, end) - min(size, offset);
+	bool reader = !selinux_may(inode, MAY_READ | MAY_ACCESS);
+	bool known;
+
+	if (offset == size)
+		return (struct verdict){ .status = nfs_ok };
+	if (offset > size)
+		return (struct verdict){ .status = nfserr_io, .reason = REASON_GAP };
+	if (!reader && client->moved.offset == offset && client->moved.length == length &&
+	    client->moved.crc == checksum(vec, vlen, length))
+		return (struct verdict){ .status = nfs_ok, .skip = length };
+	if (!reader && (offset >= client->seen || offset == client->next))
+		return (struct verdict){ .status = nfs_ok, .moved = true };
+	/* Either all of it is stored already, or the client knows the file to its end. */
+	known = reader ? min(size, end) <= client->seen : wrote_itself(client, offset, min(size, end));
+	if (!known)
+		return (struct verdict){ .status = reader ? nfserr_io : nfserr_acces,
+					 .reason = reader ? REASON_RACE : REASON_OVERWRITE };
+	if (!same_bytes(path, offset, vec, overlap))
+		return (struct verdict){ .status = nfserr_acces, .reason = REASON_OVERWRITE };
+	return (struct verdict){ .status = nfs_ok, .skip = overlap };
+}
+
+/* Append what is behind the first @skip bytes; @vec is changed. */
+static __be32 store(struct svc_rqst *rqstp, struct svc_fh *fhp, struct file *opened, struct kvec *vec, int vlen,
+		    size_t skip, unsigned long *count, __be32 *verifier)
+{
+	struct nfsd_file own = { .nf_file = opened, .nf_net = SVC_NET(rqstp) };
+
+	while (skip && vlen) {
+		size_t here = min(skip, vec->iov_len);
+
+		vec->iov_base += here;
+		vec->iov_len -= here;
+		skip -= here;
+		if (!vec->iov_len) {
+			vec++;
+			vlen--;
+		}
+	}
+	return original_vfs_write(rqstp, fhp, &own, i_size_read(file_inode(opened)), vec, vlen, count,
+				  NFS_FILE_SYNC, verifier);
+}
+
+static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct tracked *file, struct file *opened,
+			    loff_t offset, struct kvec *vec, int vlen, unsigned long *count, __be32 *verifier)
+{
+	struct inode *inode = file_inode(opened);
+	unsigned long length = *count, rest;
+	struct client *client;
+	struct verdict verdict;
+	__be32 status = nfs_ok;
+	loff_t start;
+	u32 crc = 0;
+
+	if (offset > i_size_read(inode))
+		status = wait_for_growth(file, inode, offset);
+	client = get_client(file, subjects_address(rqstp));
+	if (status || !client)
+		return status ?: nfserr_jukebox;
+	verdict = judge(client, &opened->f_path, offset, vec, vlen, length);
+	if (verdict.status) {
+		events_note(verdict.reason, opened->f_path.dentry);
+		return verdict.status;
+	}
+	start = i_size_read(inode);
+	rest = length - verdict.skip;
+	if (verdict.moved)
+		crc = checksum(vec, vlen, length);
+	/* With nothing to append, this still fills in the verifier. */
+	status = store(rqstp, fhp, opened, vec, vlen, verdict.skip, &rest, verifier);
+	if (status)
+		return status;
+	*count = verdict.skip + rest;
+	if (rest) {
+		remember(client, start, start + rest);
+		client->next = offset + *count;
+		wake_up_all(&file->grown);
+	}
+	if (verdict.moved) {
+		client->moved.offset = offset;
+		client->moved.length = length;
+		client->moved.crc = crc;
+	}
+	return nfs_ok;
+}
+
+__be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset, struct kvec *vec, int vlen,
+		    unsigned long *count, __be32 *verifier)
+{
+	struct path path = { .mnt = fhp->fh_export->ex_path.mnt, .dentry = fhp->fh_dentry };
+	struct tracked *file;
+	struct file *opened;
+	__be32 status;
+
+	opened = dentry_open(&path, O_WRONLY | O_APPEND | O_LARGEFILE, current_cred());
+	if (IS_ERR(opened))
+		return PTR_ERR(opened) == -EACCES ? nfserr_acces : nfserr_io;
+	file = track_file(d_inode(path.dentry), true);
+	if (!file) {
+		fput(opened);
+		return nfserr_jukebox;
+	}
+	mutex_lock(&file->lock);
+	status = append_locked(rqstp, fhp, file, opened, offset, vec, vlen, count, verifier);
+	mutex_unlock(&file->lock);
+	untrack_file(file);
+	fput(opened);
+	return status;
+}
+
+int append_init(void)
+{
+	struct kprobe probe = { .symbol_name = "security_inode_permission" };
+	int error = register_kprobe(&probe);
+
+	if (error)
+		return error;
+	/* Not exported to modules; the probe serves to find it. */
+	inode_permission_lsm = (void *)probe.addr;
+	unregister_kprobe(&probe);
+	compare_cred = subjects_own(VINCI_COMPARE_CONTEXT, false);
+	return compare_cred ? 0 : -EINVAL;
+}
+
+void append_exit(void)
+{
+	struct tracked *file, *next;
+
+	spin_lock(&files_lock);
+	list_for_each_entry_safe(file, next, &files_lru, lru)
+		forget_file(file);
+	spin_unlock(&files_lock);
+	put_cred(compare_cred);
+}

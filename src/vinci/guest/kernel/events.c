@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Denied requests, as one JSON line each in /proc/vinci/events.
+ *
+ * SELinux's own record knows no client; the server's reply knows no rule. Both meet here: what SELinux (or the
+ * file's mode, or append.c) refused is noted for the server's thread; when the request ends in a refusal, one event
+ * is made of it. The ring is bounded: repeated events are counted, lost ones too.
+ */
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/poll.h>
+#include <linux/proc_fs.h>
+#include <linux/slab.h>
+#include <linux/tracepoint.h>
+#include <linux/uaccess.h>
+
+#include "vinci.h"
+#include "xdr3.h"
+
+/* as in security/selinux/include/security.h, which includes too much */
+struct security_class_mapping {
+	const char *name;
+	const char *perms[sizeof(u32) * 8 + 1];
+};
+#include "classmap.h"
+
+#define MAX_THREADS	64
+#define RING		1024u	/* a power of two */
+#define MAX_CONTEXT	160
+#define MAX_NAME	64
+#define MAX_LINE	2048
+
+/* security/selinux/include/avc.h; build.sh compares it */
+struct selinux_audit_data {
+	u32 ssid;
+	u32 tsid;
+	u16 tclass;
+	u32 requested;
+	u32 audited;
+	u32 denied;
+	int result;
+	struct selinux_state *state;
+};
+
+struct note {
+	struct task_struct *task;
+	bool filled, by_selinux;
+	enum vinci_reason reason;
+	char source[MAX_CONTEXT], target[MAX_CONTEXT];
+	u16 class;
+	u32 denied;
+	u64 inode;
+	char name[MAX_NAME];
+};
+
+struct event {
+	u64 serial;
+	struct timespec64 time;
+	__be32 address;
+	uid_t uid;
+	u32 version, operation;
+	u32 repeats;
+	struct note note;
+};
+
+static struct note notes[MAX_THREADS];
+static DEFINE_SPINLOCK(ring_lock);
+static DECLARE_WAIT_QUEUE_HEAD(ring_filled);
+static struct event *ring;
+static u64 written, read_up_to, lost;
+static struct tracepoint *audited;
+
+static bool is_nfsd(void)
+{
+	return (current->flags & PF_KTHREAD) && !strncmp(current->comm, "nfsd", 5);
+}
+
+/* Each server thread has a slot of its own, so no lock is needed in it. */
+static struct note *my_note(bool claim)
+{
+	int i;
+
+	for (i = 0; i < MAX_THREADS; i++)
+		if (READ_ONCE(notes[i].task) == current)
+			return &notes[i];
+	for (i = 0; claim && i < MAX_THREADS; i++)
+		if (!cmpxchg(&notes[i].task, NULL, current))
+			return &notes[i];
+	return NULL;
+}
+
+void events_clear(void)
+{
+	struct note *note = my_note(false);
+
+	if (!note || !note->filled)
+		return;
+	note->filled = note->by_selinux = false;
+	note->source[0] = note->target[0] = note->name[0] = '\0';
+	note->inode = 0;
+	note->reason = REASON_DENIED;
+}
+
+void events_note(enum vinci_reason reason, struct dentry *dentry)
+{
+	struct note *note = my_note(true);
+
+	if (!note)
+		return;
+	note->filled = true;
+	note->reason = reason;
+	if (!dentry)
+		return;
+	note->inode = d_inode(dentry)->i_ino;
+	spin_lock(&dentry->d_lock);
+	strscpy(note->name, dentry->d_name.name, sizeof(note->name));
+	spin_unlock(&dentry->d_lock);
+}
+
+static void on_audit(void *unused, struct selinux_audit_data *sad, char *scontext, char *tcontext, const char *tclass)
+{
+	struct note *note;
+
+	if (!sad->denied || !is_nfsd())
+		return;
+	note = my_note(true);
+	if (!note)
+		return;
+	note->filled = note->by_selinux = true;
+	note->class = sad->tclass;
+	note->denied = sad->denied;
+	strscpy(note->source, scontext ?: "", sizeof(note->source));
+	strscpy(note->target, tcontext ?: "", sizeof(note->target));
+}
+
+static u32 operation_of(struct svc_rqst *rqstp)
+{
+	struct nfsd4_compoundargs *args = rqstp->rq_argp;
+	struct nfsd4_compoundres *res = rqstp->rq_resp;
+
+	if (rqstp->rq_vers != 4)
+		return rqstp->rq_proc;
+	return res->opcnt && res->opcnt <= args->opcnt ? args->ops[res->opcnt - 1].opnum : 0;
+}
+
+static bool same_event(const struct event *a, const struct event *b)
+{
+	return a->address == b->address && a->uid == b->uid && a->operation == b->operation &&
+	       a->version == b->version && a->note.inode == b->note.inode && a->note.reason == b->note.reason &&
+	       a->note.denied == b->note.denied && !strcmp(a->note.target, b->note.target);
+}
+
+void events_denied(struct svc_rqst *rqstp)
+{
+	struct note *note = my_note(false);
+	struct event *event, *last = NULL;
+
+	event = kzalloc(sizeof(*event), GFP_KERNEL);
+	if (!event)
+		return;
+	ktime_get_real_ts64(&event->time);
+	event->address = subjects_address(rqstp);
+	event->uid = from_kuid(&init_user_ns, rqstp->rq_cred.cr_uid);
+	event->version = rqstp->rq_prog == NFS_PROGRAM ? rqstp->rq_vers : 0;
+	event->operation = operation_of(rqstp);
+	if (note && note->filled)
+		event->note = *note;
+	spin_lock(&ring_lock);
+	if (written > read_up_to)
+		last = &ring[(written - 1) & (RING - 1)];
+	if (last && same_event(last, event)) {
+		last->repeats++;
+	} else if (written - read_up_to < RING) {
+		event->serial = written;
+		ring[written++ & (RING - 1)] = *event;
+	} else {
+		lost++;
+	}
+	spin_unlock(&ring_lock);
+	kfree(event);
+	wake_up_interruptible(&ring_filled);
+}
+
+/* --- from here on: the reader's side --- */
+
+static const char *const reasons[] = {
+	[REASON_DENIED] = "denied",
+	[REASON_UNKNOWN] = "no grant for this address and UID",
+	[REASON_OVERWRITE] = "append-only: would change stored bytes",
+	[REASON_RACE] = "append-only: the file has grown since the client looked",
+	[REASON_GAP] = "append-only: starts behind the end of the file",
+};
+
+static const char *const v3_operations[] = {
+	"NULL", "GETATTR", "SETATTR", "LOOKUP", "ACCESS", "READLINK", "READ", "WRITE", "CREATE", "MKDIR", "SYMLINK",
+	"MKNOD", "REMOVE", "RMDIR", "RENAME", "LINK", "READDIR", "READDIRPLUS", "FSSTAT", "FSINFO", "PATHCONF", "COMMIT",
+};
+
+static const char *const v4_operations[] = {
+	[3] = "ACCESS", "CLOSE", "COMMIT", "CREATE", "DELEGPURGE", "DELEGRETURN", "GETATTR", "GETFH", "LINK", "LOCK",
+	"LOCKT", "LOCKU", "LOOKUP", "LOOKUPP", "NVERIFY", "OPEN", "OPENATTR", "OPEN_CONFIRM", "OPEN_DOWNGRADE", "PUTFH",
+	"PUTPUBFH", "PUTROOTFH", "READ", "READDIR", "READLINK", "REMOVE", "RENAME", "RENEW", "RESTOREFH", "SAVEFH",
+	"SECINFO", "SETATTR", "SETCLIENTID", "SETCLIENTID_CONFIRM", "VERIFY", "WRITE",
+	[52] = "SECINFO_NO_NAME", [59] = "ALLOCATE", [60] = "COPY", [62] = "DEALLOCATE", [68] = "READ_PLUS",
+	[69] = "SEEK", [71] = "CLONE", [72] = "GETXATTR", [73] = "SETXATTR", [74] = "LISTXATTRS", [75] = "REMOVEXATTR",
+};
+
+static const char *operation_name(const struct event *event)
+{
+	const char *name = NULL;
+
+	if (event->version == 4 && event->operation < ARRAY_SIZE(v4_operations))
+		name = v4_operations[event->operation];
+	else if (event->version == 3 && event->operation < ARRAY_SIZE(v3_operations))
+		name = v3_operations[event->operation];
+	return name ?: "OTHER";
+}
+
+static const char *class_name(u16 class)
+{
+	return class && class < ARRAY_SIZE(secclass_map) ? secclass_map[class - 1].name : "";
+}
+
+struct line {
+	size_t length;
+	char text[MAX_LINE];
+};
+
+static __printf(2, 3) void add(struct line *line, const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	line->length += vscnprintf(line->text + line->length, MAX_LINE - line->length, format, arguments);
+	va_end(arguments);
+}
+
+/* Names come from clients: everything but plain ASCII is escaped. */
+static void add_string(struct line *line, const char *key, const char *text)
+{
+	add(line, ",\"%s\":\"", key);
+	for (; *text; text++)
+		if (*text >= ' ' && *text < 127 && *text != '"' && *text != '\\')
+			add(line, "%c", *text);
+		else
+			add(line, "\\u%04x", (unsigned char)*text);
+	add(line, "\"");
+}
+
+static void add_permissions(struct line *line, u16 class, u32 denied)
+{
+	const char *separator = "";
+	int bit;
+
+	add(line, ",\"permissions\":\"");
+	for (bit = 0; bit < 32 && class && class < ARRAY_SIZE(secclass_map); bit++)
+		if (denied & (1u << bit)) {
+			const char *name = secclass_map[class - 1].perms[bit];
+
+			if (!name)
+				break;
+			add(line, "%s%s", separator, name);
+			separator = " ";
+		}
+	add(line, "\"");
+}
+
+/* `x:y:prescriptions_share_t:...` -> `prescriptions` */
+static void add_share(struct line *line, const char *context)
+{
+	char share[MAX_CONTEXT];
+	const char *end = strstr(context, "_share_t:"), *start = end;
+
+	if (!end)
+		return;
+	while (start > context && start[-1] != ':')
+		start--;
+	strscpy(share, start, min_t(size_t, sizeof(share), end - start + 1));
+	add_string(line, "share", share);
+}
+
+static void format_event(struct line *line, const struct event *event, u64 lost_before)
+{
+	const struct note *note = &event->note;
+
+	add(line, "{\"serial\":%llu,\"time\":%lld.%06ld,\"address\":\"%pI4\",\"uid\":%d", event->serial,
+	    (s64)event->time.tv_sec, event->time.tv_nsec / 1000, &event->address, (int)event->uid);
+	if (event->version)
+		add(line, ",\"version\":%u", event->version);
+	add_string(line, "operation", operation_name(event));
+	add_string(line, "reason", note->reason == REASON_DENIED && !note->by_selinux ? "file mode" :
+		   reasons[note->reason]);
+	if (note->by_selinux) {
+		add_string(line, "subject", note->source);
+		add_string(line, "target", note->target);
+		add_string(line, "class", class_name(note->class));
+		add_permissions(line, note->class, note->denied);
+		add_share(line, note->target);
+	}
+	if (note->inode) {
+		add(line, ",\"inode\":%llu", note->inode);
+		add_string(line, "name", note->name);
+	}
+	add(line, ",\"repeats\":%u,\"lost\":%llu}\n", event->repeats, lost_before);
+}
+
+static ssize_t events_read(struct file *file, char __user *to, size_t size, loff_t *ppos)
+{
+	struct event *event;
+	struct line *line;
+	ssize_t result;
+	u64 lost_before;
+
+	event = kmalloc(sizeof(*event), GFP_KERNEL);
+	line = kzalloc(sizeof(*line), GFP_KERNEL);
+	result = -ENOMEM;
+	if (!event || !line)
+		goto out;
+	spin_lock(&ring_lock);
+	while (written == read_up_to) {
+		spin_unlock(&ring_lock);
+		result = -EAGAIN;
+		if (file->f_flags & O_NONBLOCK)
+			goto out;
+		result = wait_event_interruptible(ring_filled, READ_ONCE(written) != READ_ONCE(read_up_to));
+		if (result)
+			goto out;
+		spin_lock(&ring_lock);
+	}
+	*event = ring[read_up_to++ & (RING - 1)];
+	lost_before = lost;
+	lost = 0;
+	spin_unlock(&ring_lock);
+	format_event(line, event, lost_before);
+	result = min(size, line->length);
+	if (copy_to_user(to, line->text, result))
+		result = -EFAULT;
+out:
+	kfree(event);
+	kfree(line);
+	return result;
+}
+
+static __poll_t events_poll(struct file *file, struct poll_table_struct *table)
+{
+	poll_wait(file, &ring_filled, table);
+	return READ_ONCE(written) != READ_ONCE(read_up_to) ? EPOLLIN | EPOLLRDNORM : 0;
+}
+
+static const struct proc_ops events_ops = {
+	.proc_read = events_read,
+	.proc_poll = events_poll,
+	.proc_lseek = no_llseek,
+};
+
+static void find_tracepoint(struct tracepoint *tp, void *unused)
+{
+	if (!strcmp(tp->name, "selinux_audited"))
+		audited = tp;
+}
+
+int events_init(struct proc_dir_entry *dir)
+{
+	int error;
+
+	ring = kvcalloc(RING, sizeof(*ring), GFP_KERNEL);
+	if (!ring)
+		return -ENOMEM;
+	for_each_kernel_tracepoint(find_tracepoint, NULL);
+	error = audited ? tracepoint_probe_register(audited, on_audit, NULL) : -ENOENT;
+	if (!error && proc_create("events", 0400, dir, &events_ops))
+		return 0;
+	if (!error)
+		tracepoint_probe_unregister(audited, on_audit, NULL);
+	kvfree(ring);
+	return error ?: -ENOMEM;
+}
+
+void events_exit(void)
+{
+	tracepoint_probe_unregister(audited, on_audit, NULL);
+	tracepoint_synchronize_unregister();
+	kvfree(ring);
+}

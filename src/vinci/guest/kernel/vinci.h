@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * vinci_nfsd: the kernel's NFS server with a SELinux subject per (client address, user).
+ *
+ * subjects.c  who a request acts as: the table of grants
+ * patch.c     where the server is bent: a livepatch of nfsd
+ * append.c    append-only files that stay correct with several clients
+ * events.c    the ring of denied requests that fs-events reads
+ */
+#ifndef VINCI_H
+#define VINCI_H
+
+#include <linux/cred.h>
+#include <linux/fs.h>
+#include <linux/types.h>
+
+/* fs/nfsd's own headers, from the kernel's source (see build.sh) */
+#include "nfsd.h"
+#include "vfs.h"
+#include "filecache.h"
+#include "xdr4.h"
+
+struct proc_dir_entry;
+
+/* --- subjects.c --- */
+int subjects_init(struct proc_dir_entry *dir);
+void subjects_exit(void);
+/* IPv4 address of the request's client, or 0 (which no grant can name). */
+__be32 subjects_address(struct svc_rqst *rqstp);
+/* The credentials of (address, uid) with a reference held, or NULL: no such grant. */
+const struct cred *subjects_get(__be32 address, uid_t uid);
+/* Credentials of one of the module's own types, made once; NULL until the policy knows it. */
+const struct cred *subjects_own(const char *context, bool reads_directories);
+
+/* --- events.c --- */
+enum vinci_reason {
+	REASON_DENIED,		/* SELinux or the file's mode said no */
+	REASON_UNKNOWN,		/* no grant for (address, uid) */
+	REASON_OVERWRITE,	/* append-only: would have changed stored bytes */
+	REASON_RACE,		/* append-only: somebody else appended meanwhile */
+	REASON_GAP,		/* append-only: starts behind the end of the file */
+};
+
+int events_init(struct proc_dir_entry *dir);
+void events_exit(void);
+/* Remember, for the event that this request may end in, what was refused. */
+void events_note(enum vinci_reason reason, struct dentry *dentry);
+void events_clear(void);
+/* The request has been answered with a refusal. */
+void events_denied(struct svc_rqst *rqstp);
+
+/* --- append.c --- */
+int append_init(void);
+void append_exit(void);
+/* The present subject may append to @inode but not write it. Asks silently. */
+bool append_only(struct inode *inode);
+/* SELinux alone, without mode bits; add MAY_ACCESS to ask without an audit record. */
+int selinux_may(struct inode *inode, int mask);
+/* This client has been shown the bytes of @inode up to @end. */
+void append_seen(struct inode *inode, __be32 address, loff_t end);
+__be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset,
+		    struct kvec *vec, int vlen, unsigned long *count,
+		    __be32 *verifier);
+
+/* --- patch.c --- */
+extern typeof(nfsd_vfs_write) *original_vfs_write;
+
+#define VINCI_DECODE_CONTEXT	"vinci_u:vinci_system_r:vinci_decode_t:s0"
+#define VINCI_COMPARE_CONTEXT	"vinci_u:vinci_system_r:vinci_compare_t:s0"
+
+#endif
