@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The rules on a node's bridges, as nftables JSON: who may send what to whom inside a VCN and on the transit network.
+
+One legal frame is one element of one hashed set: (in port, out port, source MAC, source IP, destination IP).
+It is the paper's rule per ordered pair, looked up instead of walked through, so its cost does not grow
+with the number of VMs. Everything that is not an element is dropped, counted, and recorded with port and reason.
+
+A port is known by its *device group*, set by the agent when it makes the tap: a 4-byte number
+(`port_group`) hashes in half the time of a 16-byte name, and a new interface has group 0, which nothing allows.
+
+Two ports exchange frames only if each names the other as a peer.
+See docs/explanation/network.md for what each rule is there for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from enum import StrEnum
+from ipaddress import IPv4Network
+
+from vinci.plan.nft import (
+    ACCEPT,
+    COUNT,
+    DROP,
+    Command,
+    Json,
+    Ruleset,
+    Statement,
+    Table,
+    concat,
+    goto,
+    in_set,
+    jump,
+    match,
+    meta,
+    one_of,
+    payload,
+    prefix,
+    set_mark,
+    vmap,
+)
+from vinci.plan.types import Bridge, Port
+
+TABLE = Table("bridge", "vinci")
+NFLOG_GROUP = 86
+"""The netlink group in the node's namespace on which dropped frames are recorded."""
+
+LOGGED_BYTES = 96
+RECORDS_PER_SECOND = 5
+RECORDS_BURST = 20
+"""Bound on records per port and reason: a flood of one kind on one port hides nothing else."""
+
+
+class DropReason(StrEnum):
+    """Why a frame was dropped. The text is what the audit shows."""
+
+    UNKNOWN_PORT = "unknown-port"
+    QUARANTINED = "quarantined"
+    VLAN = "vlan"
+    ROUTER_ADVERTISEMENT = "ra"
+    IPV6 = "ipv6"
+    ETHERTYPE = "ethertype"
+    SPOOFED_MAC = "spoofed-mac"
+    SPOOFED_ARP = "spoofed-arp"
+    DHCP = "dhcp"
+    SPOOFED_IP = "spoofed-ip"
+    BROADCAST = "broadcast"
+    REDIRECT = "icmp-redirect"
+    NOT_A_PEER = "not-a-peer"
+
+
+REASON_MARKS = {reason: number for number, reason in enumerate(DropReason, start=1)}
+"""The packet mark that carries the reason to the record: one record rule per port serves all reasons."""
+
+IN, OUT = meta("iifgroup"), meta("oifgroup")
+ETHER_TYPE = payload("ether", "type")
+ETHER_SOURCE, ETHER_TO = payload("ether", "saddr"), payload("ether", "daddr")
+IP_SOURCE, IP_TO = payload("ip", "saddr"), payload("ip", "daddr")
+ARP_SOURCE_MAC, ARP_SOURCE_IP = payload("arp", "saddr ether"), payload("arp", "saddr ip")
+ARP_ASKED = payload("arp", "daddr ip")
+IS_IP, IS_ARP = match(ETHER_TYPE, "ip"), match(ETHER_TYPE, "arp")
+IS_GROUP = match({"&": [ETHER_TO, "01:00:00:00:00:00"]}, "00:00:00:00:00:00", "!=")
+DHCP_PORTS = {"range": [67, 68]}
+ARP_FOR_IPV4 = (
+    match(payload("arp", "htype"), 1),
+    match(payload("arp", "ptype"), "ip"),
+    match(payload("arp", "hlen"), 6),
+    match(payload("arp", "plen"), 4),
+)
+
+_SETS: dict[str, tuple[str, ...]] = {
+    # in port, out port, source MAC, source IP, destination IP
+    "pairs": ("devgroup", "devgroup", "ether_addr", "ipv4_addr", "ipv4_addr"),
+    # the same without the address that a router stands for: it is looked up in `routed`
+    "to_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
+    "from_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
+    "between_routers": ("devgroup", "devgroup", "ether_addr"),
+    "routed": ("devgroup", "ipv4_addr"),
+    # what each port may claim to be; these decide no frame's fate, only the reason that is recorded
+    "macs": ("devgroup", "ether_addr"),
+    "addresses": ("devgroup", "ipv4_addr"),
+    "arp_claims": ("devgroup", "ether_addr", "ether_addr", "ipv4_addr"),
+    "quarantined": ("devgroup",),
+}
+
+_Element = tuple[str, Json]
+
+
+def port_group(port: Port) -> int:
+    """The device group that stands for a port in the rules: its address as a number, so unique on a node."""
+    return int(port.address)
+
+
+def recorder_chain(port: Port) -> str:
+    """The chain that records a port's dropped frames under the port's name."""
+    return f"drop_{port.tap}"
+
+
+def bridge_ruleset(bridges: Sequence[Bridge], quarantined: Collection[str] = ()) -> Ruleset:
+    """All rules of a node's bridges, as one transaction that replaces those in force.
+
+    `quarantined` holds tap names whose ports pass nothing. Raises ValueError when two ports share a tap or address:
+    the rules could not tell them apart.
+    """
+    _check_distinct(bridges)
+    elements = [element for bridge in bridges for element in _bridge_elements(bridge, quarantined)]
+    commands = [*TABLE.fresh(), *_skeleton()]
+    for bridge in bridges:
+        for port in bridge.ports:
+            commands += _recorder(port)
+    return {"nftables": [*commands, *_adding(elements)]}
+
+
+def port_added(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
+    """The transaction that admits one port. `bridge` is the bridge as it shall be, with the port.
+
+    Applying it twice, or before the ports of its peers were added, does no harm: the result depends on the
+    set of ports only.
+    """
+    elements = list(_port_elements(bridge, port, quarantined))
+    return {"nftables": [TABLE.chain(recorder_chain(port)), TABLE.flush_chain(recorder_chain(port)),
+                         *_recorder(port)[1:], *_adding(elements)]}  # fmt: skip
+
+
+def port_removed(bridge: Bridge, port: Port) -> Ruleset:
+    """The transaction that leaves nothing of one port. `bridge` is the bridge as it was, with the port."""
+    elements = [*_port_elements(bridge, port, ()), ("quarantined", port_group(port))]
+    commands = [TABLE.chain(recorder_chain(port)), *_removing(elements), *TABLE.remove_chain(recorder_chain(port))]
+    return {"nftables": commands}
+
+
+def quarantine(bridge: Bridge, port: Port) -> Ruleset:
+    """The transaction after which a port passes nothing, either way. What it tries is still recorded."""
+    passing = [element for element in _port_elements(bridge, port, ()) if element[0] not in _CLAIMS]
+    return {"nftables": [*_removing(passing), *TABLE.add_elements("quarantined", [port_group(port)])]}
+
+
+def release(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
+    """The transaction that ends a port's quarantine; `quarantined` names the ports that stay in it."""
+    commands = TABLE.remove_elements("quarantined", [port_group(port)])
+    return {"nftables": commands + _adding(list(_port_elements(bridge, port, quarantined)))}
+
+
+# What each port and each pair adds to the sets ------------------------------------------------------------------------
+
+_CLAIMS = frozenset({"routed", "macs", "addresses", "arp_claims", "recorders"})
+
+
+def _bridge_elements(bridge: Bridge, quarantined: Collection[str]) -> Iterator[_Element]:
+    ports = {port.tap: port for port in bridge.ports}
+    peers = {port.tap: frozenset(port.peers) for port in bridge.ports}
+    for port in bridge.ports:
+        yield from _claims(bridge, port)
+        if port.tap in quarantined:
+            yield "quarantined", port_group(port)
+            continue
+        for name in port.peers:
+            if name in ports and name != port.tap and name not in quarantined and port.tap in peers[name]:
+                yield from _pair(port, ports[name])
+
+
+def _port_elements(bridge: Bridge, port: Port, quarantined: Collection[str]) -> Iterator[_Element]:
+    """All elements in which one port has a part."""
+    yield from _claims(bridge, port)
+    if port.tap in quarantined:
+        yield "quarantined", port_group(port)
+        return
+    mine = frozenset(port.peers)
+    for other in bridge.ports:
+        if other.tap in mine and other.tap != port.tap and other.tap not in quarantined and port.tap in other.peers:
+            yield from _pair(port, other)
+            yield from _pair(other, port)
+
+
+def _claims(bridge: Bridge, port: Port) -> Iterator[_Element]:
+    """What a port may say it is."""
+    group, address = port_group(port), str(port.address)
+    yield "macs", concat(group, port.mac)
+    yield "addresses", concat(group, address)
+    yield "arp_claims", concat(group, port.mac, port.mac, address)
+    yield "recorders", [group, goto(recorder_chain(port))]
+    for network in _routed(bridge, port):
+        yield "routed", concat(group, prefix(network))
+
+
+def _pair(source: Port, to: Port) -> Iterator[_Element]:
+    """What `source` may send to `to`."""
+    ports = (port_group(source), port_group(to), source.mac)
+    yield "pairs", concat(*ports, str(source.address), str(to.address))
+    if to.routed_networks:
+        yield "to_router", concat(*ports, str(source.address))
+    if source.routed_networks:
+        yield "from_router", concat(*ports, str(to.address))
+    if source.routed_networks and to.routed_networks:
+        yield "between_routers", concat(*ports)
+
+
+def _routed(bridge: Bridge, port: Port) -> list[IPv4Network]:
+    """The networks behind an FW-VM's port, without any address of the bridge itself."""
+    outside: list[IPv4Network] = []
+    for network in port.routed_networks:
+        if not network.overlaps(bridge.subnet):
+            outside.append(network)
+        elif bridge.subnet.subnet_of(network) and bridge.subnet != network:
+            outside += network.address_exclude(bridge.subnet)
+    return outside
+
+
+def _check_distinct(bridges: Sequence[Bridge]) -> None:
+    seen: set[object] = set()
+    for bridge in bridges:
+        for port in bridge.ports:
+            for key in (port.tap, port.address):
+                if key in seen:
+                    raise ValueError(f"bridge {bridge.name}: {key} is used by two ports of this node")
+                seen.add(key)
+
+
+def _grouped(elements: Iterable[_Element]) -> dict[str, list[Json]]:
+    by_set: dict[str, list[Json]] = {}
+    for name, value in elements:
+        by_set.setdefault(name, []).append(value)
+    return by_set
+
+
+def _adding(elements: Iterable[_Element]) -> list[Command]:
+    return [command for name, values in _grouped(elements).items() for command in TABLE.add_elements(name, values)]
+
+
+def _removing(elements: Iterable[_Element]) -> list[Command]:
+    return [command for name, values in _grouped(elements).items() for command in TABLE.remove_elements(name, values)]
+
+
+# The rules, which are the same whatever the ports ---------------------------------------------------------------------
+
+
+def _skeleton() -> list[Command]:
+    sets = [TABLE.set(name, type_, **({"flags": ["interval"]} if name == "routed" else {}))
+            for name, type_ in _SETS.items()]  # fmt: skip
+    rates = TABLE.set("record_rates", ("devgroup", "mark"), flags=["timeout"], timeout=60, size=65535)
+    # A chain has to exist before a rule names it.
+    return [*sets, rates, TABLE.verdict_map("recorders", "devgroup"), *_record(), *_explain(), *_content(),
+            *_arp(), *_routing(), *_hooks()]  # fmt: skip
+
+
+def _hooks() -> list[Command]:
+    pair = concat(IN, OUT, ETHER_SOURCE, IP_SOURCE, IP_TO)
+    filter_priority = -200
+    rule = TABLE.rule
+    return [
+        TABLE.base_chain("forward", filter_priority),
+        # Nearly all frames end here. The port bytes of DHCP are refused for any transport, and ICMP goes on, so that
+        # `content` is left to the few frames that need it.
+        rule(
+            "forward",
+            IS_IP,
+            in_set(pair, "pairs"),
+            match(meta("l4proto"), "icmp", "!="),
+            match(payload("th", "dport"), DHCP_PORTS, "!="),
+            ACCEPT,
+        ),  # fmt: skip
+        rule("forward", IS_IP, in_set(pair, "pairs"), goto("content")),
+        rule("forward", IS_ARP, jump("arp_pairs")),
+        rule("forward", IS_IP, jump("routing")),
+        # The bridge copies a group frame to each port and once to the host: `input` explains it once.
+        rule("forward", IS_GROUP, COUNT, DROP),
+        # A copy of a frame flooded because the bridge does not know its target yet: no port but the target's counts.
+        rule("forward", match(concat(OUT, ETHER_TO), "@macs", "!="), COUNT, DROP),
+        rule("forward", goto("explain")),
+        TABLE.base_chain("input", filter_priority),
+        # A true question for a peer's address reaches the host too, and is none of its business.
+        rule("input", IS_GROUP, IS_ARP, in_set(_arp_claim(), "arp_claims"), COUNT, DROP),
+        rule("input", goto("explain")),
+        TABLE.base_chain("output", filter_priority),
+        rule("output", COUNT, DROP),
+    ]
+
+
+def _arp_claim() -> Json:
+    return concat(IN, ETHER_SOURCE, ARP_SOURCE_MAC, ARP_SOURCE_IP)
+
+
+def _arp() -> list[Command]:
+    """A port asks and answers only as itself, and only its peers hear it, even where it asks everybody."""
+    name, rule = "arp_pairs", TABLE.rule
+    claims = in_set(_arp_claim(), "arp_claims")
+    delivered = in_set(concat(IN, OUT, ARP_SOURCE_MAC, ARP_SOURCE_IP, ARP_ASKED), "pairs")
+    unicast = match({"&": [ETHER_TO, "01:00:00:00:00:00"]}, "00:00:00:00:00:00")
+    operation = payload("arp", "operation")
+    return [
+        TABLE.chain(name),
+        rule(name, *ARP_FOR_IPV4, match(operation, "request"), claims, delivered, ACCEPT),
+        rule(name, *ARP_FOR_IPV4, match(operation, "reply"), unicast, claims, delivered, ACCEPT),
+        # Asked for by somebody who is no peer: recorded where the question would have reached its target.
+        rule(
+            name,
+            IS_GROUP,
+            *ARP_FOR_IPV4,
+            claims,
+            in_set(concat(OUT, ARP_ASKED), "addresses"),
+            *_because(DropReason.NOT_A_PEER),
+        ),  # fmt: skip
+    ]
+
+
+def _routing() -> list[Command]:
+    """Frames to and from an FW-VM that stands for other networks."""
+    name, rule = "routing", TABLE.rule
+    source_behind = in_set(concat(IN, IP_SOURCE), "routed")
+    target_behind = in_set(concat(OUT, IP_TO), "routed")
+    ports = (IN, OUT, ETHER_SOURCE)
+    return [
+        TABLE.chain(name),
+        rule(name, in_set(concat(*ports, IP_SOURCE), "to_router"), target_behind, goto("content")),
+        rule(name, in_set(concat(*ports, IP_TO), "from_router"), source_behind, goto("content")),
+        rule(name, in_set(concat(*ports), "between_routers"), source_behind, target_behind, goto("content")),
+    ]
+
+
+def _content() -> list[Command]:
+    """What even peers may not send each other."""
+    name, rule = "content", TABLE.rule
+    icmp_type = payload("icmp", "type")
+    return [
+        TABLE.chain(name),
+        rule(
+            name, match(meta("l4proto"), "udp"), match(payload("udp", "dport"), DHCP_PORTS), *_because(DropReason.DHCP)
+        ),  # fmt: skip
+        rule(
+            name,
+            one_of(icmp_type, ("router-advertisement", "router-solicitation")),
+            *_because(DropReason.ROUTER_ADVERTISEMENT),
+        ),  # fmt: skip
+        rule(name, match(icmp_type, "redirect"), *_because(DropReason.REDIRECT)),
+        rule(name, ACCEPT),
+    ]
+
+
+def _because(reason: DropReason) -> tuple[Statement, ...]:
+    return (COUNT, set_mark(REASON_MARKS[reason]), goto("record"))
+
+
+def _explain() -> list[Command]:
+    """Finds the reason for a frame that is dropped whatever happens here; the first that fits is recorded."""
+    checks: list[tuple[DropReason, tuple[Statement, ...]]] = [
+        (DropReason.QUARANTINED, (in_set(IN, "quarantined"),)),
+        (DropReason.QUARANTINED, (in_set(OUT, "quarantined"),)),
+        (DropReason.VLAN, (one_of(ETHER_TYPE, ("8021q", "8021ad", 0x9100)),)),
+        (DropReason.ROUTER_ADVERTISEMENT, (match(ETHER_TYPE, "ip6"), match(meta("l4proto"), "ipv6-icmp"),
+                                           match(payload("icmpv6", "type"), "nd-router-advert"))),
+        (DropReason.IPV6, (match(ETHER_TYPE, "ip6"),)),
+        (DropReason.ETHERTYPE, (match(ETHER_TYPE, {"set": ["ip", "arp"]}, "!="),)),
+        (DropReason.SPOOFED_MAC, (match(concat(IN, ETHER_SOURCE), "@macs", "!="),)),
+        (DropReason.SPOOFED_ARP, (IS_ARP, match(_arp_claim(), "@arp_claims", "!="))),
+        (DropReason.NOT_A_PEER, (IS_ARP, *ARP_FOR_IPV4,
+                                 one_of(payload("arp", "operation"), ("request", "reply")))),
+        (DropReason.SPOOFED_ARP, (IS_ARP,)),
+        (DropReason.DHCP, (IS_IP, match(meta("l4proto"), "udp"), match(payload("udp", "dport"), DHCP_PORTS))),
+        (DropReason.SPOOFED_IP, (IS_IP, match(concat(IN, IP_SOURCE), "@addresses", "!="),
+                                 match(concat(IN, IP_SOURCE), "@routed", "!="))),
+        (DropReason.BROADCAST, (IS_GROUP,)),
+        (DropReason.BROADCAST, (IS_IP, match(IP_TO, prefix("224.0.0.0/3")))),
+    ]  # fmt: skip
+    rules = [TABLE.rule("explain", *statements, *_because(reason)) for reason, statements in checks]
+    return [TABLE.chain("explain"), *rules, TABLE.rule("explain", *_because(DropReason.NOT_A_PEER))]
+
+
+def _record() -> list[Command]:
+    """Records a dropped frame, at most so many a second for each port and reason."""
+    excess = {"limit": {"rate": RECORDS_PER_SECOND, "burst": RECORDS_BURST, "per": "second", "inv": True}}
+    key = concat(IN, meta("mark"))
+    rate = {"set": {"op": "update", "elem": key, "set": "@record_rates", "stmt": [excess]}}
+    return [
+        TABLE.chain("record"),
+        TABLE.rule("record", rate, COUNT, DROP),
+        TABLE.rule("record", vmap(IN, "recorders")),
+        TABLE.rule("record", set_mark(REASON_MARKS[DropReason.UNKNOWN_PORT]), *_log("?")),
+    ]
+
+
+def _log(text: str) -> tuple[Statement, ...]:
+    return ({"log": {"prefix": text, "group": NFLOG_GROUP, "snaplen": LOGGED_BYTES}}, COUNT, DROP)
+
+
+def _recorder(port: Port) -> list[Command]:
+    return [TABLE.chain(recorder_chain(port)), TABLE.rule(recorder_chain(port), *_log(port.tap))]
