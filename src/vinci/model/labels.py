@@ -53,12 +53,15 @@ class LabelError(ValueError):
 
 
 class Lattice:
-    """The levels, categories and named labels of a file, ready to resolve references."""
+    """The levels, categories and named labels of a file, ready to resolve references.
+
+    `levels` and `categories` map names to their numbers.
+    """
 
     def __init__(self, labels: Labels) -> None:
         self._declared = labels
-        self._levels = {name: number for number, name in enumerate(labels.levels)}
-        self._categories = {name: number for number, name in enumerate(labels.categories)}
+        self.levels = {name: number for number, name in enumerate(labels.levels)}
+        self.categories = {name: number for number, name in enumerate(labels.categories)}
         self._named: dict[str, PlannedLabel] = {}
 
     def resolve(self, reference: LabelRef) -> PlannedLabel:
@@ -106,15 +109,15 @@ class Lattice:
         return self._number(max([own, *(label.level for label in included)]), categories)
 
     def _level(self, name: str) -> int:
-        if name not in self._levels:
+        if name not in self.levels:
             raise LabelError(LabelFault.UNKNOWN_LEVEL, name)
-        return self._levels[name]
+        return self.levels[name]
 
     def _category_numbers(self, names: frozenset[str]) -> frozenset[int]:
         for name in sorted(names):
-            if name not in self._categories:
+            if name not in self.categories:
                 raise LabelError(LabelFault.UNKNOWN_CATEGORY, name)
-        return frozenset(self._categories[name] for name in names)
+        return frozenset(self.categories[name] for name in names)
 
     def _number(self, level: int, categories: frozenset[int]) -> PlannedLabel:
         names = ", ".join(self._declared.categories[number] for number in sorted(categories))
