@@ -278,7 +278,7 @@ def _hooks() -> list[Command]:
             match(meta("l4proto"), "icmp", "!="),
             match(payload("th", "dport"), DHCP_PORTS, "!="),
             ACCEPT,
-        ),  # fmt: skip
+        ),
         rule("forward", IS_IP, in_set(pair, "pairs"), goto("content")),
         rule("forward", IS_ARP, jump("arp_pairs")),
         rule("forward", IS_IP, jump("routing")),
@@ -319,7 +319,7 @@ def _arp() -> list[Command]:
             claims,
             in_set(concat(OUT, ARP_ASKED), "addresses"),
             *_because(DropReason.NOT_A_PEER),
-        ),  # fmt: skip
+        ),
     ]
 
 
@@ -345,12 +345,12 @@ def _content() -> list[Command]:
         TABLE.chain(name),
         rule(
             name, match(meta("l4proto"), "udp"), match(payload("udp", "dport"), DHCP_PORTS), *_because(DropReason.DHCP)
-        ),  # fmt: skip
+        ),
         rule(
             name,
             one_of(icmp_type, ("router-advertisement", "router-solicitation")),
             *_because(DropReason.ROUTER_ADVERTISEMENT),
-        ),  # fmt: skip
+        ),
         rule(name, match(icmp_type, "redirect"), *_because(DropReason.REDIRECT)),
         rule(name, ACCEPT),
     ]
