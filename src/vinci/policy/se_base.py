@@ -166,6 +166,7 @@ def _own_rights() -> Iterator[str]:
             f"(allow {MANAGE_T} {name} ({class_} ({relabelled})))" for class_ in FILE_CLASSES if class_ != "dir"
         )
     yield from (f"(allow {name} {DISK_T} (filesystem (associate)))" for name in (ROOT_T, GUEST_T, SHARES))
+    yield f"(allow {GUEST_T} {GUEST_T} (filesystem (associate)))"
     yield f"(allow {DECODE_T} {DECODE_T} (capability (dac_read_search)))"
     for name in (ROOT_T, SHARES):
         yield f"(allow {DECODE_T} {name} (dir (getattr search read open)))"
