@@ -17,7 +17,8 @@ from vinci.node.audit import Audit, Event, Severity
 from vinci.node.network import ensure_namespace, enter_namespace, remove_namespace
 from vinci.node.paths import NodePaths, images_directory
 from vinci.store.sqlite import Store
-from vinci.vmm.accelerator import choose_accelerator
+from vinci.vmm.accelerator import choose_accelerator, hide_kvm
+from vinci.vmm.domain import Accelerator
 from vinci.vmm.host import VmmError, ram_directory
 
 
@@ -35,7 +36,10 @@ def run_agent(state: Path, node: str, uri: str | None) -> int:
             images = find_images(images_directory())
             ensure_namespace(paths.namespace)
             enter_namespace(paths.namespace)
-            empty = asyncio.run(_run(paths, images, uri))
+            accelerator = choose_accelerator(images, images_directory())
+            if accelerator is Accelerator.TCG:
+                hide_kvm(paths.root)
+            empty = asyncio.run(_run(paths, images, accelerator, uri))
         except (ImageError, VmmError, OSError) as error:
             print(f"the agent of node {node} cannot run: {error}", file=sys.stderr)
             return 3
@@ -46,11 +50,10 @@ def run_agent(state: Path, node: str, uri: str | None) -> int:
     return 0
 
 
-async def _run(paths: NodePaths, images: Images, uri: str | None) -> bool:
+async def _run(paths: NodePaths, images: Images, accelerator: Accelerator, uri: str | None) -> bool:
     """The agent's life; True when it ended after a `down`, with nothing left running."""
     store = Store(paths.database)
     audit = Audit(paths.audit)
-    accelerator = await asyncio.to_thread(choose_accelerator, images, images_directory())
     agent = Agent(paths, store, audit, images, accelerator, uri)
     agent.recover()
     audit.record(Event.AGENT, Severity.INFO, f"the agent of {paths.node} started ({accelerator.name.lower()})")

@@ -21,8 +21,8 @@ import libvirt
 
 from vinci.vmm.domain import NAMESPACE
 
-QEMU_USER = "vinci-qemu"
-"""QEMU runs as this unprivileged user; `scripts/install-packages` makes it."""
+QEMU_USER = "libvirt-qemu"
+"""QEMU runs as this unprivileged user: the name that Debian's libvirt is built with and looks up at each start."""
 
 _QEMU_CONF = """\
 # Written by the node agent at each start.
