@@ -19,6 +19,8 @@ from vinci.model.inspection import Inspection
 MAX_CATEGORIES = 1024
 """SELinux's policy format has no limit; 1,024 is what MLS systems use (c0.c1023)."""
 MAX_LEVELS = 1024
+MAX_MEMBERSHIPS = 64
+"""Communities of one user: each pair of them is a way for information."""
 
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN, description="lower-case name, 1-31 characters")]
@@ -161,7 +163,9 @@ class User(Declared):
     """
 
     uid: Uid = Field(description="global UID, 1000-59999, no other user's")
-    communities: Annotated[dict[Name, Membership], Field(min_length=1)] = Field(description="where the user belongs")
+    communities: Annotated[dict[Name, Membership], Field(min_length=1, max_length=MAX_MEMBERSHIPS)] = Field(
+        description="where the user belongs"
+    )
     password_hash: PasswordHash | None = Field(
         default=None, description="made by `vinci passwd USER`; without it, no login"
     )

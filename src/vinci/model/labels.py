@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vinci.model.infrastructure import Infrastructure, Label, LabelRef, Labels, NamedLabel
+from vinci.model.infrastructure import Infrastructure, Label, LabelRef, Labels, NamedLabel, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +128,21 @@ class Lattice:
 def resolve_labels(infrastructure: Infrastructure) -> Callable[[LabelRef], PlannedLabel]:
     """A function from label references of this file to labels with numbers. It raises LabelError."""
     return Lattice(infrastructure.labels).resolve
+
+
+RULES = {
+    Operation.READ: "reading needs a label that dominates the share's",
+    Operation.EXECUTE: "executing needs a label that dominates the share's",
+    Operation.WRITE: "writing needs a label equal to the share's",
+    Operation.APPEND: "appending needs a label that the share's dominates",
+}
+"""Bell and LaPadula's rules in words; append is their blind write up."""
+
+
+def permitted(operation: Operation, subject: PlannedLabel, share: PlannedLabel) -> bool:
+    """True when the labels alone allow the operation: no read up, no write down."""
+    if operation in (Operation.READ, Operation.EXECUTE):
+        return subject.dominates(share)
+    if operation is Operation.WRITE:
+        return subject.equals(share)
+    return share.dominates(subject)

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from vinci.model.checks.facts import Facts, Finding, choice, error, warning
 from vinci.model.infrastructure import Operation, Share, ShareKind
-from vinci.model.labels import PlannedLabel
+from vinci.model.labels import RULES, PlannedLabel, permitted
 from vinci.model.problems import ModelPath
 
 # fmt: off
@@ -18,24 +17,6 @@ SYSTEM_DIRECTORIES = frozenset((
 ))
 # fmt: on
 """Top directories of an APP-VM that belong to its image."""
-HOMES_MOUNT = "/home"
-
-RULES = {
-    Operation.READ: "reading needs a label that dominates the share's",
-    Operation.EXECUTE: "executing needs a label that dominates the share's",
-    Operation.WRITE: "writing needs a label equal to the share's",
-    Operation.APPEND: "appending needs a label that the share's dominates",
-}
-"""Bell and LaPadula's rules in words; append is their blind write up."""
-
-
-def permitted(operation: Operation, subject: PlannedLabel, share: PlannedLabel) -> bool:
-    """True when the labels alone allow the operation: no read up, no write down."""
-    if operation in (Operation.READ, Operation.EXECUTE):
-        return subject.dominates(share)
-    if operation is Operation.WRITE:
-        return subject.equals(share)
-    return share.dominates(subject)
 
 
 def check_shares(facts: Facts) -> Iterator[Finding]:
@@ -123,8 +104,8 @@ def _needs_trust(share: PlannedLabel | None, subject: PlannedLabel | None, opera
 
 
 def _mount_point(share: Share, path: ModelPath) -> Iterator[Finding]:
-    parts = PurePosixPath(share.mount).parts[1:]
-    if "." in share.mount.split("/") or ".." in parts:
+    parts = share.mount.split("/")[1:]
+    if "." in parts or ".." in parts:
         yield error(path, f'"{share.mount}" holds . or ..', "write the path out")
     elif parts[0] in SYSTEM_DIRECTORIES:
         right = "use /shares/…, /srv/… or another directory of its own"
@@ -167,8 +148,9 @@ def _clashes(facts: Facts) -> Iterator[Finding]:
                 what = f'"{name}" and "{other}" are both mounted at {share.mount} in {community}'
                 yield error(("shares", name, "mount"), what, "choose another place for one of them")
         for name, share in shares:
-            for parent in PurePosixPath(share.mount).parents:
-                other = mounts.get(str(parent), name)
+            parts = share.mount.split("/")
+            for parent in ("/".join(parts[:depth]) for depth in range(2, len(parts))):
+                other = mounts.get(parent, name)
                 if other != name and (other, name) not in told:
                     told.add((other, name))
                     what = f'"{name}" would be mounted inside "{other}" ({parent}) in {community}'
