@@ -15,95 +15,11 @@ See docs/explanation/network.md for what each rule is there for.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from enum import StrEnum
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, collapse_addresses
 
-from vinci.plan.nft import (
-    ACCEPT,
-    COUNT,
-    DROP,
-    Command,
-    Json,
-    Ruleset,
-    Statement,
-    Table,
-    concat,
-    goto,
-    in_set,
-    jump,
-    match,
-    meta,
-    one_of,
-    payload,
-    prefix,
-    set_mark,
-    vmap,
-)
+from vinci.plan.bridge_filter import TABLE, recorded_as, skeleton
+from vinci.plan.nft import Command, Json, Ruleset, concat, goto, prefix
 from vinci.plan.types import Bridge, Port
-
-TABLE = Table("bridge", "vinci")
-NFLOG_GROUP = 86
-"""The netlink group in the node's namespace on which dropped frames are recorded."""
-
-LOGGED_BYTES = 96
-RECORDS_PER_SECOND = 5
-RECORDS_BURST = 20
-"""Bound on records per port and reason: a flood of one kind on one port hides nothing else."""
-
-
-class DropReason(StrEnum):
-    """Why a frame was dropped. The text is what the audit shows."""
-
-    UNKNOWN_PORT = "unknown-port"
-    QUARANTINED = "quarantined"
-    VLAN = "vlan"
-    ROUTER_ADVERTISEMENT = "ra"
-    IPV6 = "ipv6"
-    ETHERTYPE = "ethertype"
-    SPOOFED_MAC = "spoofed-mac"
-    SPOOFED_ARP = "spoofed-arp"
-    DHCP = "dhcp"
-    SPOOFED_IP = "spoofed-ip"
-    BROADCAST = "broadcast"
-    REDIRECT = "icmp-redirect"
-    NOT_A_PEER = "not-a-peer"
-
-
-REASON_MARKS = {reason: number for number, reason in enumerate(DropReason, start=1)}
-"""The packet mark that carries the reason to the record: one record rule per port serves all reasons."""
-
-IN, OUT = meta("iifgroup"), meta("oifgroup")
-ETHER_TYPE = payload("ether", "type")
-ETHER_SOURCE, ETHER_TO = payload("ether", "saddr"), payload("ether", "daddr")
-IP_SOURCE, IP_TO = payload("ip", "saddr"), payload("ip", "daddr")
-ARP_SOURCE_MAC, ARP_SOURCE_IP = payload("arp", "saddr ether"), payload("arp", "saddr ip")
-ARP_ASKED = payload("arp", "daddr ip")
-IS_IP, IS_ARP = match(ETHER_TYPE, "ip"), match(ETHER_TYPE, "arp")
-IS_GROUP = match({"&": [ETHER_TO, "01:00:00:00:00:00"]}, "00:00:00:00:00:00", "!=")
-DHCP_PORTS = {"range": [67, 68]}
-ARP_FOR_IPV4 = (
-    match(payload("arp", "htype"), 1),
-    match(payload("arp", "ptype"), "ip"),
-    match(payload("arp", "hlen"), 6),
-    match(payload("arp", "plen"), 4),
-)
-
-_SETS: dict[str, tuple[str, ...]] = {
-    # in port, out port, source MAC, source IP, destination IP
-    "pairs": ("devgroup", "devgroup", "ether_addr", "ipv4_addr", "ipv4_addr"),
-    # the same without the address that a router stands for: it is looked up in `routed`
-    "to_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
-    "from_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
-    "between_routers": ("devgroup", "devgroup", "ether_addr"),
-    "routed": ("devgroup", "ipv4_addr"),
-    # what each port may claim to be; these decide no frame's fate, only the reason that is recorded
-    "macs": ("devgroup", "ether_addr"),
-    "addresses": ("devgroup", "ipv4_addr"),
-    "arp_claims": ("devgroup", "ether_addr", "ether_addr", "ipv4_addr"),
-    "quarantined": ("devgroup",),
-}
-
-_Element = tuple[str, Json]
 
 
 def port_group(port: Port) -> int:
@@ -111,24 +27,39 @@ def port_group(port: Port) -> int:
     return int(port.address)
 
 
-def recorder_chain(port: Port) -> str:
+def recorder_chain(tap: str) -> str:
     """The chain that records a port's dropped frames under the port's name."""
-    return f"drop_{port.tap}"
+    return f"drop_{tap}"
 
 
 def bridge_ruleset(bridges: Sequence[Bridge], quarantined: Collection[str] = ()) -> Ruleset:
     """All rules of a node's bridges, as one transaction that replaces those in force.
 
-    `quarantined` holds tap names whose ports pass nothing. Raises ValueError when two ports share a tap or address:
-    the rules could not tell them apart.
+    `quarantined` holds tap names whose ports pass nothing. Raises ValueError when two ports share a tap or an
+    address: the rules could not tell them apart.
     """
     _check_distinct(bridges)
     elements = [element for bridge in bridges for element in _bridge_elements(bridge, quarantined)]
-    commands = [*TABLE.fresh(), *_skeleton()]
-    for bridge in bridges:
-        for port in bridge.ports:
-            commands += _recorder(port)
-    return {"nftables": [*commands, *_adding(elements)]}
+    recorders = [command for bridge in bridges for port in bridge.ports for command in _recorder(port.tap)]
+    return {"nftables": [*TABLE.fresh(), *skeleton(), *recorders, *_adding(elements)]}
+
+
+def difference(
+    before: Sequence[Bridge],
+    after: Sequence[Bridge],
+    quarantined_before: Collection[str] = (),
+    quarantined_after: Collection[str] = (),
+) -> Ruleset:
+    """The transaction that turns the rules of `before` into those of `after`; no commands when they are the same.
+
+    Raises ValueError as `bridge_ruleset` does.
+    """
+    _check_distinct(after)
+    old = {element: None for bridge in before for element in _bridge_elements(bridge, quarantined_before)}
+    new = {element: None for bridge in after for element in _bridge_elements(bridge, quarantined_after)}
+    gone = [element for element in old if element not in new]
+    come = [element for element in new if element not in old]
+    return {"nftables": [*_removing(gone), *_adding_with_recorders(come)]}
 
 
 def port_added(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
@@ -137,31 +68,42 @@ def port_added(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) ->
     Applying it twice, or before the ports of its peers were added, does no harm: the result depends on the
     set of ports only.
     """
-    elements = list(_port_elements(bridge, port, quarantined))
-    return {"nftables": [TABLE.chain(recorder_chain(port)), TABLE.flush_chain(recorder_chain(port)),
-                         *_recorder(port)[1:], *_adding(elements)]}  # fmt: skip
+    return {"nftables": _adding_with_recorders(_port_elements(bridge, port, quarantined))}
 
 
 def port_removed(bridge: Bridge, port: Port) -> Ruleset:
     """The transaction that leaves nothing of one port. `bridge` is the bridge as it was, with the port."""
-    elements = [*_port_elements(bridge, port, ()), ("quarantined", port_group(port))]
-    commands = [TABLE.chain(recorder_chain(port)), *_removing(elements), *TABLE.remove_chain(recorder_chain(port))]
-    return {"nftables": commands}
+    return {"nftables": _removing([*_port_elements(bridge, port, ()), _in_quarantine(port)])}
 
 
 def quarantine(bridge: Bridge, port: Port) -> Ruleset:
     """The transaction after which a port passes nothing, either way. What it tries is still recorded."""
     passing = [element for element in _port_elements(bridge, port, ()) if element[0] not in _CLAIMS]
-    return {"nftables": [*_removing(passing), *TABLE.add_elements("quarantined", [port_group(port)])]}
+    return {"nftables": [*_removing(passing), *_adding([_in_quarantine(port)])]}
 
 
 def release(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
     """The transaction that ends a port's quarantine; `quarantined` names the ports that stay in it."""
-    commands = TABLE.remove_elements("quarantined", [port_group(port)])
-    return {"nftables": commands + _adding(list(_port_elements(bridge, port, quarantined)))}
+    return {"nftables": [*_removing([_in_quarantine(port)]), *_adding(_port_elements(bridge, port, quarantined))]}
+
+
+def isolated_ports(bridge: Bridge) -> frozenset[str]:
+    """Taps that the kernel may keep apart by itself (bridge port flag `isolated`), whatever the rules say.
+
+    No two of them are peers. Ports with the fewest peers come first, so APP-VMs that reach only their FS-VMs and their
+    FW-VM are all isolated, and a broadcast from one of them is copied to those few ports, not to every VM.
+    """
+    isolated: set[str] = set()
+    for port in sorted(bridge.ports, key=lambda port: (len(port.peers), port.address)):
+        if isolated.isdisjoint(port.peers):
+            isolated.add(port.tap)
+    return frozenset(isolated)
 
 
 # What each port and each pair adds to the sets ------------------------------------------------------------------------
+
+_Element = tuple[str, tuple[object, ...]]
+"""Name of the set and the parts of the key; for the map of recorders, (group, tap)."""
 
 _CLAIMS = frozenset({"routed", "macs", "addresses", "arp_claims", "recorders"})
 
@@ -172,7 +114,7 @@ def _bridge_elements(bridge: Bridge, quarantined: Collection[str]) -> Iterator[_
     for port in bridge.ports:
         yield from _claims(bridge, port)
         if port.tap in quarantined:
-            yield "quarantined", port_group(port)
+            yield _in_quarantine(port)
             continue
         for name in port.peers:
             if name in ports and name != port.tap and name not in quarantined and port.tap in peers[name]:
@@ -183,7 +125,7 @@ def _port_elements(bridge: Bridge, port: Port, quarantined: Collection[str]) -> 
     """All elements in which one port has a part."""
     yield from _claims(bridge, port)
     if port.tap in quarantined:
-        yield "quarantined", port_group(port)
+        yield _in_quarantine(port)
         return
     mine = frozenset(port.peers)
     for other in bridge.ports:
@@ -192,27 +134,31 @@ def _port_elements(bridge: Bridge, port: Port, quarantined: Collection[str]) -> 
             yield from _pair(other, port)
 
 
+def _in_quarantine(port: Port) -> _Element:
+    return "quarantined", (port_group(port),)
+
+
 def _claims(bridge: Bridge, port: Port) -> Iterator[_Element]:
     """What a port may say it is."""
     group, address = port_group(port), str(port.address)
-    yield "macs", concat(group, port.mac)
-    yield "addresses", concat(group, address)
-    yield "arp_claims", concat(group, port.mac, port.mac, address)
-    yield "recorders", [group, goto(recorder_chain(port))]
+    yield "macs", (group, port.mac)
+    yield "addresses", (group, address)
+    yield "arp_claims", (group, port.mac, port.mac, address)
+    yield "recorders", (group, port.tap)
     for network in _routed(bridge, port):
-        yield "routed", concat(group, prefix(network))
+        yield "routed", (group, network)
 
 
 def _pair(source: Port, to: Port) -> Iterator[_Element]:
     """What `source` may send to `to`."""
-    ports = (port_group(source), port_group(to), source.mac)
-    yield "pairs", concat(*ports, str(source.address), str(to.address))
+    way = (port_group(source), port_group(to), source.mac)
+    yield "pairs", (*way, str(source.address), str(to.address))
     if to.routed_networks:
-        yield "to_router", concat(*ports, str(source.address))
+        yield "to_router", (*way, str(source.address))
     if source.routed_networks:
-        yield "from_router", concat(*ports, str(to.address))
+        yield "from_router", (*way, str(to.address))
     if source.routed_networks and to.routed_networks:
-        yield "between_routers", concat(*ports)
+        yield "between_routers", way
 
 
 def _routed(bridge: Bridge, port: Port) -> list[IPv4Network]:
@@ -223,7 +169,7 @@ def _routed(bridge: Bridge, port: Port) -> list[IPv4Network]:
             outside.append(network)
         elif bridge.subnet.subnet_of(network) and bridge.subnet != network:
             outside += network.address_exclude(bridge.subnet)
-    return outside
+    return list(collapse_addresses(outside))
 
 
 def _check_distinct(bridges: Sequence[Bridge]) -> None:
@@ -236,171 +182,51 @@ def _check_distinct(bridges: Sequence[Bridge]) -> None:
                 seen.add(key)
 
 
-def _grouped(elements: Iterable[_Element]) -> dict[str, list[Json]]:
-    by_set: dict[str, list[Json]] = {}
-    for name, value in elements:
-        by_set.setdefault(name, []).append(value)
-    return by_set
+# From elements to commands --------------------------------------------------------------------------------------------
+
+
+def _json(element: _Element) -> Json:
+    name, parts = element
+    if name == "recorders":
+        return [parts[0], goto(recorder_chain(str(parts[1])))]
+    values = [prefix(part) if isinstance(part, IPv4Network) else part for part in parts]
+    return values[0] if len(values) == 1 else concat(*values)
+
+
+def _by_set(elements: Iterable[_Element]) -> dict[str, list[_Element]]:
+    grouped: dict[str, list[_Element]] = {}
+    for element in elements:
+        grouped.setdefault(element[0], []).append(element)
+    return grouped
 
 
 def _adding(elements: Iterable[_Element]) -> list[Command]:
-    return [command for name, values in _grouped(elements).items() for command in TABLE.add_elements(name, values)]
+    commands = []
+    for name, members in _by_set(elements).items():
+        commands += TABLE.add_elements(name, [_json(member) for member in members])
+    return commands
+
+
+def _adding_with_recorders(elements: Iterable[_Element]) -> list[Command]:
+    """Adds elements; a port's recorder comes before the element that leads to it."""
+    wanted = list(elements)
+    recorders: list[Command] = []
+    for name, parts in wanted:
+        if name == "recorders":
+            make, *rules = _recorder(str(parts[1]))
+            recorders += [make, TABLE.flush_chain(recorder_chain(str(parts[1]))), *rules]
+    return [*recorders, *_adding(wanted)]
 
 
 def _removing(elements: Iterable[_Element]) -> list[Command]:
-    return [command for name, values in _grouped(elements).items() for command in TABLE.remove_elements(name, values)]
+    """Removes elements, and the recorders that no element leads to any more."""
+    unwanted = _by_set(elements)
+    chains = [recorder_chain(str(parts[1])) for _name, parts in unwanted.get("recorders", [])]
+    commands = [TABLE.chain(chain) for chain in chains]
+    for name, members in unwanted.items():
+        commands += TABLE.remove_elements(name, [_json(member) for member in members])
+    return commands + [command for chain in chains for command in TABLE.remove_chain(chain)]
 
 
-# The rules, which are the same whatever the ports ---------------------------------------------------------------------
-
-
-def _skeleton() -> list[Command]:
-    sets = [TABLE.set(name, type_, **({"flags": ["interval"]} if name == "routed" else {}))
-            for name, type_ in _SETS.items()]  # fmt: skip
-    rates = TABLE.set("record_rates", ("devgroup", "mark"), flags=["timeout"], timeout=60, size=65535)
-    # A chain has to exist before a rule names it.
-    return [*sets, rates, TABLE.verdict_map("recorders", "devgroup"), *_record(), *_explain(), *_content(),
-            *_arp(), *_routing(), *_hooks()]  # fmt: skip
-
-
-def _hooks() -> list[Command]:
-    pair = concat(IN, OUT, ETHER_SOURCE, IP_SOURCE, IP_TO)
-    filter_priority = -200
-    rule = TABLE.rule
-    return [
-        TABLE.base_chain("forward", filter_priority),
-        # Nearly all frames end here. The port bytes of DHCP are refused for any transport, and ICMP goes on, so that
-        # `content` is left to the few frames that need it.
-        rule(
-            "forward",
-            IS_IP,
-            in_set(pair, "pairs"),
-            match(meta("l4proto"), "icmp", "!="),
-            match(payload("th", "dport"), DHCP_PORTS, "!="),
-            ACCEPT,
-        ),
-        rule("forward", IS_IP, in_set(pair, "pairs"), goto("content")),
-        rule("forward", IS_ARP, jump("arp_pairs")),
-        rule("forward", IS_IP, jump("routing")),
-        # The bridge copies a group frame to each port and once to the host: `input` explains it once.
-        rule("forward", IS_GROUP, COUNT, DROP),
-        # A copy of a frame flooded because the bridge does not know its target yet: no port but the target's counts.
-        rule("forward", match(concat(OUT, ETHER_TO), "@macs", "!="), COUNT, DROP),
-        rule("forward", goto("explain")),
-        TABLE.base_chain("input", filter_priority),
-        # A true question for a peer's address reaches the host too, and is none of its business.
-        rule("input", IS_GROUP, IS_ARP, in_set(_arp_claim(), "arp_claims"), COUNT, DROP),
-        rule("input", goto("explain")),
-        TABLE.base_chain("output", filter_priority),
-        rule("output", COUNT, DROP),
-    ]
-
-
-def _arp_claim() -> Json:
-    return concat(IN, ETHER_SOURCE, ARP_SOURCE_MAC, ARP_SOURCE_IP)
-
-
-def _arp() -> list[Command]:
-    """A port asks and answers only as itself, and only its peers hear it, even where it asks everybody."""
-    name, rule = "arp_pairs", TABLE.rule
-    claims = in_set(_arp_claim(), "arp_claims")
-    delivered = in_set(concat(IN, OUT, ARP_SOURCE_MAC, ARP_SOURCE_IP, ARP_ASKED), "pairs")
-    unicast = match({"&": [ETHER_TO, "01:00:00:00:00:00"]}, "00:00:00:00:00:00")
-    operation = payload("arp", "operation")
-    return [
-        TABLE.chain(name),
-        rule(name, *ARP_FOR_IPV4, match(operation, "request"), claims, delivered, ACCEPT),
-        rule(name, *ARP_FOR_IPV4, match(operation, "reply"), unicast, claims, delivered, ACCEPT),
-        # Asked for by somebody who is no peer: recorded where the question would have reached its target.
-        rule(
-            name,
-            IS_GROUP,
-            *ARP_FOR_IPV4,
-            claims,
-            in_set(concat(OUT, ARP_ASKED), "addresses"),
-            *_because(DropReason.NOT_A_PEER),
-        ),
-    ]
-
-
-def _routing() -> list[Command]:
-    """Frames to and from an FW-VM that stands for other networks."""
-    name, rule = "routing", TABLE.rule
-    source_behind = in_set(concat(IN, IP_SOURCE), "routed")
-    target_behind = in_set(concat(OUT, IP_TO), "routed")
-    ports = (IN, OUT, ETHER_SOURCE)
-    return [
-        TABLE.chain(name),
-        rule(name, in_set(concat(*ports, IP_SOURCE), "to_router"), target_behind, goto("content")),
-        rule(name, in_set(concat(*ports, IP_TO), "from_router"), source_behind, goto("content")),
-        rule(name, in_set(concat(*ports), "between_routers"), source_behind, target_behind, goto("content")),
-    ]
-
-
-def _content() -> list[Command]:
-    """What even peers may not send each other."""
-    name, rule = "content", TABLE.rule
-    icmp_type = payload("icmp", "type")
-    return [
-        TABLE.chain(name),
-        rule(
-            name, match(meta("l4proto"), "udp"), match(payload("udp", "dport"), DHCP_PORTS), *_because(DropReason.DHCP)
-        ),
-        rule(
-            name,
-            one_of(icmp_type, ("router-advertisement", "router-solicitation")),
-            *_because(DropReason.ROUTER_ADVERTISEMENT),
-        ),
-        rule(name, match(icmp_type, "redirect"), *_because(DropReason.REDIRECT)),
-        rule(name, ACCEPT),
-    ]
-
-
-def _because(reason: DropReason) -> tuple[Statement, ...]:
-    return (COUNT, set_mark(REASON_MARKS[reason]), goto("record"))
-
-
-def _explain() -> list[Command]:
-    """Finds the reason for a frame that is dropped whatever happens here; the first that fits is recorded."""
-    checks: list[tuple[DropReason, tuple[Statement, ...]]] = [
-        (DropReason.QUARANTINED, (in_set(IN, "quarantined"),)),
-        (DropReason.QUARANTINED, (in_set(OUT, "quarantined"),)),
-        (DropReason.VLAN, (one_of(ETHER_TYPE, ("8021q", "8021ad", 0x9100)),)),
-        (DropReason.ROUTER_ADVERTISEMENT, (match(ETHER_TYPE, "ip6"), match(meta("l4proto"), "ipv6-icmp"),
-                                           match(payload("icmpv6", "type"), "nd-router-advert"))),
-        (DropReason.IPV6, (match(ETHER_TYPE, "ip6"),)),
-        (DropReason.ETHERTYPE, (match(ETHER_TYPE, {"set": ["ip", "arp"]}, "!="),)),
-        (DropReason.SPOOFED_MAC, (match(concat(IN, ETHER_SOURCE), "@macs", "!="),)),
-        (DropReason.SPOOFED_ARP, (IS_ARP, match(_arp_claim(), "@arp_claims", "!="))),
-        (DropReason.NOT_A_PEER, (IS_ARP, *ARP_FOR_IPV4,
-                                 one_of(payload("arp", "operation"), ("request", "reply")))),
-        (DropReason.SPOOFED_ARP, (IS_ARP,)),
-        (DropReason.DHCP, (IS_IP, match(meta("l4proto"), "udp"), match(payload("udp", "dport"), DHCP_PORTS))),
-        (DropReason.SPOOFED_IP, (IS_IP, match(concat(IN, IP_SOURCE), "@addresses", "!="),
-                                 match(concat(IN, IP_SOURCE), "@routed", "!="))),
-        (DropReason.BROADCAST, (IS_GROUP,)),
-        (DropReason.BROADCAST, (IS_IP, match(IP_TO, prefix("224.0.0.0/3")))),
-    ]  # fmt: skip
-    rules = [TABLE.rule("explain", *statements, *_because(reason)) for reason, statements in checks]
-    return [TABLE.chain("explain"), *rules, TABLE.rule("explain", *_because(DropReason.NOT_A_PEER))]
-
-
-def _record() -> list[Command]:
-    """Records a dropped frame, at most so many a second for each port and reason."""
-    excess = {"limit": {"rate": RECORDS_PER_SECOND, "burst": RECORDS_BURST, "per": "second", "inv": True}}
-    key = concat(IN, meta("mark"))
-    rate = {"set": {"op": "update", "elem": key, "set": "@record_rates", "stmt": [excess]}}
-    return [
-        TABLE.chain("record"),
-        TABLE.rule("record", rate, COUNT, DROP),
-        TABLE.rule("record", vmap(IN, "recorders")),
-        TABLE.rule("record", set_mark(REASON_MARKS[DropReason.UNKNOWN_PORT]), *_log("?")),
-    ]
-
-
-def _log(text: str) -> tuple[Statement, ...]:
-    return ({"log": {"prefix": text, "group": NFLOG_GROUP, "snaplen": LOGGED_BYTES}}, COUNT, DROP)
-
-
-def _recorder(port: Port) -> list[Command]:
-    return [TABLE.chain(recorder_chain(port)), TABLE.rule(recorder_chain(port), *_log(port.tap))]
+def _recorder(tap: str) -> list[Command]:
+    return [TABLE.chain(recorder_chain(tap)), TABLE.rule(recorder_chain(tap), *recorded_as(tap))]
