@@ -21,7 +21,7 @@ SYSTEM_ROLE = "vinci_system_r"
 # No declared name holds an underscore, so these cannot collide with a type made from one.
 KERNEL_T, MANAGE_T, DECODE_T, COMPARE_T = "vinci_kernel_t", "vinci_manage_t", "vinci_decode_t", "vinci_compare_t"
 GUEST_T, ROOT_T, BLANK_T, UNLABELED_T = "vinci_guest_t", "vinci_root_t", "vinci_blank_t", "vinci_unlabeled_t"
-DISK_T = "vinci_disk_t"
+DISK_T, STATE_T = "vinci_disk_t", "vinci_state_t"
 HOSTS, SUBJECTS, MOUNTS, SHARES, EXEMPT = (
     "vinci_hosts",
     "vinci_subjects",
@@ -119,12 +119,14 @@ def _levels(levels: int, categories: int) -> Iterator[str]:
 
 def _types() -> Iterator[str]:
     yield from (f"(typeattribute {name})" for name in (HOSTS, SUBJECTS, MOUNTS, SHARES, EXEMPT))
-    for name in (KERNEL_T, MANAGE_T, DECODE_T, COMPARE_T, GUEST_T, ROOT_T, BLANK_T, UNLABELED_T, DISK_T):
+    for name in (KERNEL_T, MANAGE_T, DECODE_T, COMPARE_T, GUEST_T, ROOT_T, BLANK_T, UNLABELED_T, DISK_T, STATE_T):
         yield f"(type {name})"
     yield f"(role {SYSTEM_ROLE})"
     yield "(role object_r)"
     yield from (f"(roletype {SYSTEM_ROLE} {name})" for name in (KERNEL_T, MANAGE_T, DECODE_T, COMPARE_T))
-    yield from (f"(roletype object_r {name})" for name in (GUEST_T, ROOT_T, BLANK_T, UNLABELED_T, DISK_T, SHARES))
+    yield from (
+        f"(roletype object_r {name})" for name in (GUEST_T, ROOT_T, BLANK_T, UNLABELED_T, DISK_T, STATE_T, SHARES)
+    )
     yield f"(user {SYSTEM_USER})"
     yield from (f"(userrole {SYSTEM_USER} {role})" for role in (SYSTEM_ROLE, "object_r"))
     yield f"(userlevel {SYSTEM_USER} low)"
@@ -144,6 +146,8 @@ def _own_rights() -> Iterator[str]:
     for name in (*FILE_CLASSES, *OTHER_CLASSES):
         yield f"(allow {HOSTS} {GUEST_T} ({name} (all)))"
         yield f"(allow {HOSTS} {HOSTS} ({name} (all)))"
+    # The server's own records lie on the data disk, beside the shares and out of every subject's reach.
+    yield from (f"(allow {HOSTS} {STATE_T} ({name} (all)))" for name in FILE_CLASSES)
     for name in OTHER_CLASSES:
         yield f"(allow {HOSTS} {UNLABELED_T} ({name} (all)))"
     for name in (ROOT_T, BLANK_T):
@@ -165,7 +169,7 @@ def _own_rights() -> Iterator[str]:
         yield from (
             f"(allow {MANAGE_T} {name} ({class_} ({relabelled})))" for class_ in FILE_CLASSES if class_ != "dir"
         )
-    yield from (f"(allow {name} {DISK_T} (filesystem (associate)))" for name in (ROOT_T, GUEST_T, SHARES))
+    yield from (f"(allow {name} {DISK_T} (filesystem (associate)))" for name in (ROOT_T, STATE_T, SHARES))
     yield f"(allow {GUEST_T} {GUEST_T} (filesystem (associate)))"
     yield f"(allow {DECODE_T} {DECODE_T} (capability (dac_read_search)))"
     for name in (ROOT_T, SHARES):
@@ -175,6 +179,9 @@ def _own_rights() -> Iterator[str]:
     yield f"(allow {SUBJECTS} {HOSTS} (fd (use)))"
     yield f"(allow {SUBJECTS} {ROOT_T} (dir (getattr search)))"
     yield f"(allow {MOUNTS} {ROOT_T} (dir (getattr search)))"
+    # NFSv4 tells of a mounted root what it is mounted on.
+    yield f"(allow {SUBJECTS} {GUEST_T} (dir (getattr)))"
+    yield f"(allow {MOUNTS} {GUEST_T} (dir (getattr)))"
     yield f"(allow {SUBJECTS} {DISK_T} (filesystem (getattr)))"
     yield f"(allow {MOUNTS} {DISK_T} (filesystem (getattr)))"
     # A question ("might I write?") is no refused access: the server asks before it chooses append or write.
