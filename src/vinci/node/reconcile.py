@@ -158,7 +158,7 @@ class Reconciler:
             self._delivered.pop(vm.name, None)
             self._grants.forget(vm.name)
             payload = await self._in_thread(partial(boot_payload, plan, vm))
-            files = await self._in_thread(partial(self._guests.prepare, vm, payload))
+            files = self._guests.prepare(vm, payload)
             xml = domain_xml(name, vm, files, self._accelerator)
             await self._in_thread(partial(self._host.start, xml))
             self._audit.record(Event.VM_STARTED, Severity.INFO, f"VM {vm.name} started", vm=vm.name)

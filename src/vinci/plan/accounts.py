@@ -8,7 +8,7 @@ from vinci.plan.types import FileService, NodePlan, Plan, PlannedShare, ShareGra
 
 USER_GROUP_GID = 60_000
 """The one group of all users inside guests: rights come from labels and the share's access, not from groups."""
-MOUNT_OPTIONS = "vers=4.2,sec=sys,hard,proto=tcp,noatime,nosuid,nodev"
+MOUNT_OPTIONS = "vers=4.2,sec=sys,hard,noatime,nosuid,nodev"
 
 
 def account_table(plan: Plan, node_plan: NodePlan, vm: Vm, user: str, community: str) -> str:

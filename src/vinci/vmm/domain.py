@@ -175,9 +175,9 @@ def _disk(devices: ET.Element, path: Path, target: str, serial: str, *, readonly
 
 
 def _interface(devices: ET.Element, nic: Nic) -> None:
-    interface = ET.SubElement(devices, "interface", type="bridge")
-    ET.SubElement(interface, "source", bridge=nic.bridge)
-    ET.SubElement(interface, "target", dev=nic.tap)
+    # The node's network made this tap, with its rules, before the VM: libvirt only opens it.
+    interface = ET.SubElement(devices, "interface", type="ethernet")
+    ET.SubElement(interface, "target", dev=nic.tap, managed="no")
     ET.SubElement(interface, "mac", address=nic.mac)
     ET.SubElement(interface, "model", type="virtio")
     ET.SubElement(interface, "driver", name="qemu")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The main job: the hospital runs, and what is enforced is what was declared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from conftest import Installation
+
+
+def test_second_up_changes_nothing_and_says_so(hospital: Installation) -> None:
+    assert "nothing changed" in hospital.check("up", str(hospital.file))
+
+
+def test_plan_after_up_has_nothing_to_change(hospital: Installation) -> None:
+    done = hospital.vinci("plan", str(hospital.file))
+    assert (done.status, done.out.strip()) == (0, "nothing to change")
+
+
+def test_plan_names_a_change_and_says_so_by_its_status(hospital: Installation, tmp_path: Path) -> None:
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(hospital.file.read_text().replace("doctors: [append]", "doctors: [append, write]", 1))
+    done = hospital.vinci("plan", str(changed))
+    assert done.status in (1, 2), done
+
+
+def test_status_shows_every_vm_running(hospital: Installation) -> None:
+    report = hospital.status()
+    assert {vm["state"] for vm in report["vms"]} == {"running"}
+    assert {vm["kind"] for vm in report["vms"]} == {"APP-VM", "FS-VM", "FW-VM"}
+
+
+def test_what_is_enforced_is_what_was_declared(hospital: Installation, tmp_path: Path) -> None:
+    report = tmp_path / "verify.xml"
+    done = hospital.vinci("verify", "--json", "--junit", str(report))
+    found = json.loads(done.out)
+    assert found["mismatches"] == []
+    assert done.status == 0
+    assert found["checked"] > 300
+    suite = ET.parse(report).getroot()
+    assert suite.get("failures") == "0"
+    assert len(suite) == found["checked"]
+
+
+def test_a_user_works_in_the_community(hospital: Installation) -> None:
+    done = hospital.login("sally", "id -un; hostname; pwd; cat /shares/prescriptions/.vinci-verify >/dev/null && echo read")
+    assert (done.status, done.out.split()) == (0, ["sally", "nurses-1", "/home/sally", "read"])
+
+
+def test_exit_status_and_streams_of_a_command_come_through(hospital: Installation) -> None:
+    done = hospital.login("sally", "echo out; echo err >&2; exit 7")
+    assert (done.status, done.out, done.err) == (7, "out\n", "err\n")
+
+
+def test_wrong_password_is_denied_and_recorded(hospital: Installation) -> None:
+    since = hospital.next_audit()
+    done = hospital.login("sally", "id", password="wrong")
+    assert (done.status, done.out) == (1, "")
+    record = hospital.wait_for_audit(since, lambda r: r["event"] == "login-denied")
+    assert record["user"] == "sally"
+
+
+def test_a_user_cannot_enter_a_foreign_community(hospital: Installation) -> None:
+    done = hospital.login("sally", "id", "--community", "doctors")
+    assert done.status == 1
