@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Set-up in two commands: `make demo` and `make test`. Both work as root on a fresh Debian 12.
+
+PYTHON := .venv/bin/python
+VINCI := .venv/bin/vinci
+export VINCI_IMAGES ?= /var/cache/vinci/images
+export VINCI_STATE ?= /var/lib/vinci
+SYSTEM_TESTS ?= tests/system
+
+.PHONY: help demo test unit lint system install install-dev packages images clean-state
+
+help:
+	@echo 'make demo         install what is missing, build the guest images, bring the hospital up and verify it'
+	@echo 'make test         all tests: lint, types, unit tests, system tests on real VMs'
+	@echo 'make unit         lint, types and unit tests only (no root, no VM)'
+	@echo 'make install      packages and .venv/bin/vinci only'
+	@echo 'make images       build the guest images when they are out of date'
+	@echo 'make clean-state  stop everything and forget all state'
+
+demo: install images
+	$(VINCI) up examples/hospital.yaml
+	$(VINCI) verify
+	@scripts/what-next
+
+test: install-dev lint
+	$(PYTHON) -m pytest tests/unit
+	$(MAKE) --no-print-directory system
+
+unit: .venv/.dev lint
+	$(PYTHON) -m pytest tests/unit
+
+lint:
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+system: images
+	$(PYTHON) -m pytest -m system $(SYSTEM_TESTS)
+
+packages:
+	scripts/install-packages
+
+install: packages
+	@$(MAKE) --no-print-directory .venv/.run
+
+install-dev: packages
+	@$(MAKE) --no-print-directory .venv/.dev
+
+.venv/.run: requirements.lock pyproject.toml scripts/make-venv
+	[ -e .venv/.dev ] || scripts/make-venv requirements.lock
+	touch $@
+
+.venv/.dev: requirements-dev.lock pyproject.toml scripts/make-venv
+	scripts/make-venv requirements-dev.lock
+	touch $@ .venv/.run
+
+images: packages
+	$(PYTHON) -m vinci.images
+
+clean-state:
+	if [ -x $(VINCI) ]; then $(VINCI) down; fi
+	rm -rf $(VINCI_STATE)
