@@ -69,7 +69,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
 def _complaint(detail: ErrorDetails, data: object) -> _Complaint:
     path = _path(detail["loc"], data)
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    name = f'"{path[-1]}"' if path and isinstance(path[-1], str) else "this item"
+    name = shown(path[-1]) if path and isinstance(path[-1], str) else "this item"
     if kind == "missing":
         key = str(detail["loc"][-1])
         return path, f'{_owner(path)} has no "{key}"', _field_help(path, key)
@@ -152,7 +152,7 @@ def _path(location: tuple[int | str, ...], data: object) -> ModelPath:
 def _owner(path: ModelPath) -> str:
     if not path:
         return "the file"
-    return f'"{path[-1]}"' if isinstance(path[-1], str) else f'item {path[-1] + 1} of "{path[-2]}"'
+    return shown(path[-1]) if isinstance(path[-1], str) else f"item {path[-1] + 1} of {shown(path[-2])}"
 
 
 def _known_key(path: ModelPath) -> str:

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A broken file gives problems with lines, never a traceback, however it is broken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from strategies import declarations, to_yaml
+
+from vinci.model.load import DeclarationError, load, parse
+from vinci.model.source import MAX_BYTES, MAX_DEPTH
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+HOSPITAL = (EXAMPLES / "hospital.yaml").read_bytes()
+LINES = HOSPITAL.splitlines(keepends=True)
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=10), children, max_size=4),
+    max_leaves=20,
+)
+
+
+def parse_or_problems(untrusted: bytes) -> None:
+    """Either it is a declaration, or each problem has a sentence and a line that the file has."""
+    try:
+        parse(untrusted, "file.yaml")
+    except DeclarationError as error:
+        problems = error.problems
+    else:
+        return
+    text = untrusted.decode(errors="replace")
+    lines = sum(text.count(end) for end in "\n\r\x85\u2028\u2029") + 2
+    assert problems
+    for problem in problems:
+        assert problem.wrong
+        assert 1 <= problem.line <= lines
+        assert "\n" not in str(problem)
+        assert len(str(problem)) < 1000
+
+
+@given(st.binary(max_size=300))
+@example(b"\xff\xfe")
+@example(b"\x00")
+@example(b"")
+@example(b"a: *a")
+@example(b"&a [*a]")
+@example(b"? {a: b}\n: c")
+@example(b"!!python/object/apply:os.system [id]")
+@settings(max_examples=300)
+def test_random_bytes(untrusted: bytes) -> None:
+    parse_or_problems(untrusted)
+
+
+@given(st.text(alphabet="ab:-?[]{}&*!|>'\"%@`#,~ \n\t0123456789.", max_size=120))
+@settings(max_examples=500)
+def test_random_yaml_syntax(text: str) -> None:
+    parse_or_problems(text.encode())
+
+
+@given(json_like)
+@settings(max_examples=200)
+def test_random_yaml_documents(value: object) -> None:
+    parse_or_problems(to_yaml(value))
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_mutated_example(data: st.DataObject) -> None:
+    """Bytes of the hospital cut out, doubled or overwritten."""
+    start = data.draw(st.integers(0, len(HOSPITAL) - 1))
+    end = data.draw(st.integers(start, min(len(HOSPITAL), start + 200)))
+    replacement = data.draw(st.binary(max_size=20) | st.just(HOSPITAL[start:end] * 2) | st.just(b""))
+    parse_or_problems(HOSPITAL[:start] + replacement + HOSPITAL[end:])
+
+
+@given(st.lists(st.integers(0, len(LINES) - 1), max_size=12), st.randoms(use_true_random=False))
+@settings(max_examples=200)
+def test_example_with_lines_missing_and_moved(numbers: list[int], random: object) -> None:
+    lines = [line for number, line in enumerate(LINES) if number not in numbers]
+    for number in numbers:
+        lines.insert(number % (len(lines) + 1), LINES[number])
+    parse_or_problems(b"".join(lines))
+
+
+@given(declarations(), st.data())
+@settings(max_examples=300)
+def test_any_value_anywhere(data: dict[str, object], draw: st.DataObject) -> None:
+    """One value of a valid file replaced by anything."""
+    place: object = data
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))  # type: ignore[arg-type]
+        key = draw.draw(st.sampled_from(keys))
+        inner = place[key]  # type: ignore[index]
+        if not inner or not isinstance(inner, (dict, list)) or draw.draw(st.booleans()):
+            place[key] = draw.draw(json_like)  # type: ignore[index]
+            break
+        place = inner
+    parse_or_problems(to_yaml(data))
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong", "line"),
+    [
+        (b"vinci: 1\nvinci: 1\n", 'duplicate key "vinci"', 2),
+        (b"vinci: 1\nusers: {a: &x {}, b: *x}\n", "alias *x is not read", 2),
+        (b"vinci: 1\nusers:\n  <<: {}\n", "merge keys (<<) are not read", 3),
+        (b"a: 1\n---\nb: 2\n", "a second document starts here", 2),
+        (b"a: !secret x\n", 'tag "!secret" has no meaning here', 1),
+        (b"a: 1\nb: [\n", "broken YAML", 3),
+        (b"a: 1\nb: \xff\n", "no UTF-8", 2),
+        (b"- a\n", "holds no declaration", 1),
+        (b"a: " + b"[" * (MAX_DEPTH + 1), "nested more than", 1),
+        (b"[" * 200_000, "nested more than", 1),
+        (b"#" * (MAX_BYTES + 1), "bytes", 1),
+    ],
+)
+def test_broken_yaml_is_named(text: bytes, wrong: str, line: int) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse(text, "file.yaml")
+    assert wrong in caught.value.problems[0].wrong
+    assert caught.value.problems[0].line == line
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.yaml", tmp_path, tmp_path / "nul\0.yaml"):
+        with pytest.raises(DeclarationError, match="cannot be read"):
+            load(path)
+
+
+def test_values_are_shortened_and_printable() -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse(b'name: "' + b"x" * 5000 + b'\\e[31m"\n', "file.yaml")
+    assert all(len(str(problem)) < 300 and problem.wrong.isprintable() for problem in caught.value.problems)
+
+
+def test_a_password_is_never_shown() -> None:
+    text = HOSPITAL.replace(b"password_hash: $argon2id$", b"password_hash: geheim$", 1)
+    text = text.replace(b"uid: 20003", b"uid: 20003\n    password: geheim", 1)
+    with pytest.raises(DeclarationError) as caught:
+        parse(text, "file.yaml")
+    assert len(caught.value.problems) == 2
+    assert "geheim" not in str(caught.value)
