@@ -14,6 +14,7 @@
  * usage: channel PORT COMMAND [ARGUMENT...]
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -56,7 +57,20 @@ static void cgroup_path(char *path, size_t size, const char *file)
 	snprintf(path, size, CGROUPS "/ssh.%d.%u%s", getpid(), session, file);
 }
 
-/* Hang up every process of the session; an empty group is removed, one with nohup survivors stays. */
+/* Remove the groups of ended sessions; one that still holds a process (nohup) stays: rmdir refuses. */
+static void remove_empty_groups(void)
+{
+	struct dirent *entry;
+	DIR *groups = opendir(CGROUPS);
+
+	while (groups && (entry = readdir(groups)))
+		if (!strncmp(entry->d_name, "ssh.", 4))
+			unlinkat(dirfd(groups), entry->d_name, AT_REMOVEDIR);
+	if (groups)
+		closedir(groups);
+}
+
+/* Hang up every process of the session. */
 static void hang_up(void)
 {
 	char path[128];
@@ -70,8 +84,6 @@ static void hang_up(void)
 	}
 	if (procs)
 		fclose(procs);
-	cgroup_path(path, sizeof path, "");
-	rmdir(path);
 }
 
 static void become_sshd(int end, char *const command[])
@@ -107,6 +119,7 @@ static void start_session(char *const command[])
 	started = time(NULL);
 	got_bytes = used = 0;
 	to_sshd.start = to_sshd.end = to_host.start = to_host.end = 0;
+	remove_empty_groups();
 	cgroup_path(path, sizeof path, "");
 	mkdir(path, 0755);
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends))
