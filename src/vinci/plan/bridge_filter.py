@@ -33,6 +33,9 @@ TABLE = Table("bridge", "vinci")
 NFLOG_GROUP = 86
 """The netlink group in the node's namespace on which dropped frames are recorded."""
 
+UNKNOWN_PORT_NAME = "?"
+"""Stands for a port that no rule knows."""
+
 LOGGED_BYTES = 96
 RECORDS_PER_SECOND = 5
 RECORDS_BURST = 20
@@ -233,7 +236,7 @@ def _record() -> list[Command]:
         TABLE.chain("record"),
         TABLE.rule("record", rate, COUNT, DROP),
         TABLE.rule("record", vmap(IN, "recorders")),
-        TABLE.rule("record", set_mark(REASON_MARKS[DropReason.UNKNOWN_PORT]), *recorded_as("?")),
+        TABLE.rule("record", set_mark(REASON_MARKS[DropReason.UNKNOWN_PORT]), *recorded_as(UNKNOWN_PORT_NAME)),
     ]
 
 

@@ -121,7 +121,9 @@ class Table:
 
     def set(self, name: str, type_: Sequence[str], **options: Json) -> Command:
         """A set; `options` such as `flags`, `timeout`, `size`."""
-        return {"add": {"set": {**self._where, "name": name, "type": list(type_), **options}}}
+        # A list of one type is a concatenation to nftables 1.0.6, and its elements get the wrong byte order.
+        key = list(type_) if len(type_) > 1 else type_[0]
+        return {"add": {"set": {**self._where, "name": name, "type": key, **options}}}
 
     def verdict_map(self, name: str, key: str) -> Command:
         """A map from a key to a verdict."""
