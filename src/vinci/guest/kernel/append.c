@@ -4,20 +4,23 @@
  *
  * NFS has no append: a client sends bytes for an offset, which it takes from its own idea of the file's end. With
  * two clients that idea may be old; with a cache, the bytes may begin with a page of what is stored already; after
- * a lost reply, the same bytes come again. An append here is decided under a lock of the file:
+ * a lost reply, the same bytes come again. Of each client we remember how far it may know the file: what it has read
+ * and written itself. A write is judged under a lock of the file:
  *
  *  - at the end of the file: appended;
  *  - behind it: wait for the client's own earlier part, which may be on its way, else refused;
- *  - before it, and all of it new to the file (the client has neither read nor written anything from there on, and
- *    may not read the file): the client's idea of the end was old. Appended at the true end;
- *  - before it, and what overlaps is byte for byte what is stored, and the client knows it (its own appends; for one
- *    who may read the file, what he has read): only the rest is appended. A repetition appends nothing;
+ *  - before it, from a point on that the client knows nothing of: its idea of the end was old. All of it is new:
+ *    appended at the true end;
+ *  - before it, and what it repeats of the known part is byte for byte what is stored: the rest is appended. When
+ *    nothing is left, it is a repetition, which appends nothing;
  *  - else refused. Nothing of it is stored, and the client is told.
  *
  * Stored bytes are compared only where the client wrote them or may read them: a refusal must not tell an appender
- * what somebody else's line says. Bytes are on disk before the reply.
+ * what somebody else's line says. Bytes are on disk before the reply. A client whose idea of the file turns out to be
+ * old is made to see it changed, so that it drops its cache.
  */
 #include <linux/crc32.h>
+#include <linux/iversion.h>
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/mount.h>
@@ -39,7 +42,9 @@ struct extent {
 struct client {
 	struct list_head list;	/* latest first */
 	__be32 address;
-	loff_t seen;		/* it may know every byte before this one */
+	loff_t seen;		/* it may know every byte before this one, and none behind */
+	bool outdated;		/* its cache has missed other clients' bytes */
+	__be32 told_by;		/* the request in which that was found: what it tells the client is no news to him */
 	loff_t next;		/* where, in its own idea of the file, its last append ended */
 	struct extent mine[MAX_EXTENTS];
 	unsigned int newest;
@@ -215,6 +220,28 @@ void append_seen(struct inode *inode, __be32 address, loff_t end)
 	untrack_file(file);
 }
 
+void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
+{
+	struct tracked *file;
+	struct client *client;
+
+	if (!atomic_read(&file_count) || !S_ISREG(inode->i_mode))
+		return;
+	file = track_file(inode, false);
+	if (!file)
+		return;
+	mutex_lock(&file->lock);
+	client = find_client(file, subjects_address(rqstp));
+	if (client && client->outdated && client->told_by != rqstp->rq_xid) {
+		client->outdated = false;
+		/* NFSv4 looks at the version, NFSv3 at the time. In memory only: it need not outlive the caches. */
+		inode_maybe_inc_iversion(inode, true);
+		inode->i_ctime = ns_to_timespec64(timespec64_to_ns(&inode->i_ctime) + 1);
+	}
+	mutex_unlock(&file->lock);
+	untrack_file(file);
+}
+
 static void remember(struct client *client, loff_t start, loff_t end)
 {
 	struct extent *newest = &client->mine[client->newest % MAX_EXTENTS];
@@ -292,6 +319,13 @@ static u32 checksum(const struct kvec *vec, int vlen, size_t length)
 	return crc;
 }
 
+static char byte_at(const struct kvec *vec, size_t position)
+{
+	while (position >= vec->iov_len)
+		position -= vec++->iov_len;
+	return ((const char *)vec->iov_base)[position];
+}
+
 /* Wait, without the lock, until the file has grown to @offset. */
 static __be32 wait_for_growth(struct tracked *file, struct inode *inode, loff_t offset)
 {
@@ -319,27 +353,37 @@ static struct verdict judge(struct client *client, const struct path *path, loff
 {
 	struct inode *inode = d_inode(path->dentry);
 	loff_t size = i_size_read(inode), end = offset + length;
-	size_t overlap = min(size, end) - min(size, offset);
-	bool reader = !selinux_may(inode, MAY_READ | MAY_ACCESS);
-	bool known;
+	loff_t known = min3(size, end, client->seen);
+	bool own = wrote_itself(client, offset, known);
 
 	if (offset == size)
 		return (struct verdict){ .status = nfs_ok };
 	if (offset > size)
 		return (struct verdict){ .status = nfserr_io, .reason = REASON_GAP };
-	if (!reader && client->moved.offset == offset && client->moved.length == length &&
+	if (client->moved.offset == offset && client->moved.length == length &&
 	    client->moved.crc == checksum(vec, vlen, length))
 		return (struct verdict){ .status = nfs_ok, .skip = length };
-	if (!reader && (offset >= client->seen || offset == client->next))
+	if (offset >= client->seen || offset == client->next)
 		return (struct verdict){ .status = nfs_ok, .moved = true };
-	/* Either all of it is stored already, or the client knows the file to its end. */
-	known = reader ? min(size, end) <= client->seen : wrote_itself(client, offset, min(size, end));
-	if (!known)
-		return (struct verdict){ .status = reader ? nfserr_io : nfserr_acces,
-					 .reason = reader ? REASON_RACE : REASON_OVERWRITE };
-	if (!same_bytes(path, offset, vec, overlap))
+	if (!own && selinux_may(inode, MAY_READ | MAY_ACCESS))
 		return (struct verdict){ .status = nfserr_acces, .reason = REASON_OVERWRITE };
-	return (struct verdict){ .status = nfs_ok, .skip = overlap };
+	if (!same_bytes(path, offset, vec, known - offset))
+		return (struct verdict){ .status = nfserr_acces, .reason = REASON_OVERWRITE };
+	if (end <= known) {
+		/* A repetition repeats the client's own bytes; others' equal ones are another append that came too late. */
+		if (own)
+			return (struct verdict){ .status = nfs_ok, .skip = length };
+		return (struct verdict){ .status = nfserr_io, .reason = REASON_RACE };
+	}
+	if (known == size)
+		return (struct verdict){ .status = nfs_ok, .skip = known - offset };
+	/*
+	 * Others have appended behind what the client knows. Its own new bytes begin there, unless it has heard of the
+	 * file's new size alone: then its page holds zeros up to that.
+	 */
+	if (!byte_at(vec, known - offset))
+		return (struct verdict){ .status = nfserr_io, .reason = REASON_RACE };
+	return (struct verdict){ .status = nfs_ok, .skip = known - offset, .moved = true };
 }
 
 /* Append what is behind the first @skip bytes; @vec is changed. */
@@ -394,6 +438,10 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 		return status;
 	*count = verdict.skip + rest;
 	if (rest) {
+		if (verdict.moved || client->seen < start) {
+			client->outdated = true;
+			client->told_by = rqstp->rq_xid;
+		}
 		remember(client, start, start + rest);
 		client->next = offset + *count;
 		wake_up_all(&file->grown);

@@ -10,6 +10,7 @@
 #include <linux/module.h>
 #include <linux/poll.h>
 #include <linux/proc_fs.h>
+#include <linux/security.h>
 #include <linux/slab.h>
 #include <linux/tracepoint.h>
 #include <linux/uaccess.h>
@@ -101,6 +102,24 @@ void events_clear(void)
 	note->reason = REASON_DENIED;
 }
 
+/* Who wanted something of what, where SELinux itself did not refuse. */
+static void note_contexts(struct note *note, struct inode *inode)
+{
+	char *text;
+	void *context;
+	u32 length, secid;
+
+	security_cred_getsecid(current_cred(), &secid);
+	if (!security_secid_to_secctx(secid, &text, &length)) {
+		strscpy(note->source, text, min_t(size_t, sizeof(note->source), length + 1));
+		security_release_secctx(text, length);
+	}
+	if (!security_inode_getsecctx(inode, &context, &length)) {
+		strscpy(note->target, context, min_t(size_t, sizeof(note->target), length + 1));
+		security_release_secctx(context, length);
+	}
+}
+
 void events_note(enum vinci_reason reason, struct dentry *dentry)
 {
 	struct note *note = my_note(true);
@@ -111,6 +130,8 @@ void events_note(enum vinci_reason reason, struct dentry *dentry)
 	note->reason = reason;
 	if (!dentry)
 		return;
+	if (!note->by_selinux)
+		note_contexts(note, d_inode(dentry));
 	note->inode = d_inode(dentry)->i_ino;
 	spin_lock(&dentry->d_lock);
 	strscpy(note->name, dentry->d_name.name, sizeof(note->name));
@@ -290,12 +311,14 @@ static void format_event(struct line *line, const struct event *event, u64 lost_
 	add_string(line, "operation", operation_name(event));
 	add_string(line, "reason", note->reason == REASON_DENIED && !note->by_selinux ? "file mode" :
 		   reasons[note->reason]);
-	if (note->by_selinux) {
+	if (note->source[0]) {
 		add_string(line, "subject", note->source);
 		add_string(line, "target", note->target);
+		add_share(line, note->target);
+	}
+	if (note->by_selinux) {
 		add_string(line, "class", class_name(note->class));
 		add_permissions(line, note->class, note->denied);
-		add_share(line, note->target);
 	}
 	if (note->inode) {
 		add(line, ",\"inode\":%llu", note->inode);

@@ -107,6 +107,7 @@ static __be32 vinci_permission(struct svc_rqst *rqstp, struct svc_export *exp, s
 	__be32 status;
 	int error;
 
+	append_refresh(rqstp, inode);
 	if (!(acc & NFSD_MAY_WRITE) || (acc & (NFSD_MAY_SATTR | NFSD_MAY_EXEC)) || !append_only(inode)) {
 		status = original_permission(rqstp, exp, dentry, acc);
 		goto out;

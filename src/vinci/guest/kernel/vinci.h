@@ -58,6 +58,8 @@ bool append_only(struct inode *inode);
 int selinux_may(struct inode *inode, int mask);
 /* This client has been shown the bytes of @inode up to @end. */
 void append_seen(struct inode *inode, __be32 address, loff_t end);
+/* Before this client asks about @inode: let it see that the file has changed when it has missed something. */
+void append_refresh(struct svc_rqst *rqstp, struct inode *inode);
 __be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset,
 		    struct kvec *vec, int vlen, unsigned long *count,
 		    __be32 *verifier);
