@@ -23,8 +23,9 @@ MAX_MEMBERSHIPS = 64
 """Communities of one user: each pair of them is a way for information."""
 
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, description="lower-case name, 1-31 characters")]
-UserName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,30}$", description="a Unix login name")]
+Name = Annotated[str, Field(pattern=NAME_PATTERN, description="name")]
+USER_NAME_PATTERN = r"^[a-z_][a-z0-9_-]{0,30}$"
+UserName = Annotated[str, Field(pattern=USER_NAME_PATTERN, description="login name")]
 Grantee = Annotated[
     str,
     Field(
@@ -34,7 +35,8 @@ Grantee = Annotated[
 ]
 Integer = Annotated[int, Field(strict=True)]
 Uid = Annotated[Integer, Field(ge=1000, le=59_999, description="Unix UID of a person: 1000-59999")]
-MountPoint = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.-]+)+$", max_length=200, description="absolute path")]
+MOUNT_PATTERN = r"^(/[A-Za-z0-9_.-]+)+$"
+MountPoint = Annotated[str, Field(pattern=MOUNT_PATTERN, max_length=200, description="absolute path")]
 Port = Annotated[Integer, Field(ge=1, le=65_535)]
 Memory = Annotated[Integer, Field(le=1_048_576)]
 CpuPercent = Annotated[Integer, Field(ge=5, le=6400, description="limit, in percent of one core")]

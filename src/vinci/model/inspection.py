@@ -73,7 +73,7 @@ _MODBUS_READS = frozenset(function for function, code in _MODBUS_CODES.items() i
 class ModbusInspection(Inspected):
     """Modbus/TCP: only these functions, on these units and addresses. Everything else gets a Modbus exception."""
 
-    gateway: Literal["modbus"]
+    gateway: Literal["modbus"] = Field(description="this gateway")
     functions: Annotated[tuple[ModbusFunction, ...], Field(min_length=1, description="functions that pass")]
     units: Annotated[tuple[Range, ...], Field(min_length=1, description="unit identifiers, 0-255")]
     registers: Annotated[tuple[Range, ...], Field(min_length=1, description="registers or coils from 0, 0-65535")]
@@ -105,7 +105,7 @@ HttpPath = Annotated[
 class HttpInspection(Inspected):
     """HTTP/1.1: only these methods and paths, bodies up to a size."""
 
-    gateway: Literal["http"]
+    gateway: Literal["http"] = Field(description="this gateway")
     methods: Annotated[tuple[HttpMethod, ...], Field(min_length=1, description="methods that pass")]
     paths: Annotated[tuple[HttpPath, ...], Field(min_length=1, description="paths that pass")]
     max_body_bytes: Annotated[int, Field(strict=True, ge=0, le=67_108_864)] = Field(
