@@ -38,8 +38,9 @@ def _community(number: int, vms: int) -> str:
 
 def _user(number: int, communities: int) -> str:
     digest = f"$argon2id$v=19$m=19456,t=2,p=1$lThGyg9zkkhLgYitJlW4gQ$SKiSZz2PMmOxHFBixq9h9sAwNwRfj/xScn6Gx{number:06}"
-    uid = 2000 + number
-    return f"  user{number}:\n    uid: {uid}\n    communities: {{com{number % communities}: {{}}}}\n    password_hash: {digest}"
+    community = f"com{number % communities}"
+    lines = [f"uid: {2000 + number}", f"communities: {{{community}: {{}}}}", f"password_hash: {digest}"]
+    return "\n".join([f"  user{number}:", *("    " + line for line in lines)])
 
 
 def _share(number: int, communities: int) -> list[str]:
