@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute, netns
@@ -28,6 +29,7 @@ ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 EVENT_SECONDS = 10.0
+NO_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 
 
 def mac_of(address: str) -> str:
@@ -110,10 +112,8 @@ class Rig:
 
     def _make_bridge(self) -> None:
         for name in ("iptables", "ip6tables", "arptables"):
-            with open(f"/proc/sys/net/bridge/bridge-nf-call-{name}", "w") as file:
-                file.write("0")
-        with open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w") as file:
-            file.write("1")
+            Path(f"/proc/sys/net/bridge/bridge-nf-call-{name}").write_text("0")
+        NO_IPV6.write_text("1")
         with IPRoute() as netlink:
             # Nothing is learnt, so each frame is tried at every port: the rules have to hold it back everywhere.
             netlink.link("add", ifname=self.bridge.name, kind="bridge", br_mcast_snooping=0, br_ageing_time=0)
@@ -192,8 +192,7 @@ class Rig:
 
 
 def _bring_up() -> None:
-    with open("/proc/sys/net/ipv6/conf/all/disable_ipv6", "w") as file:
-        file.write("1")
+    NO_IPV6.write_text("1")
     with IPRoute() as netlink:
         index = netlink.link_lookup(ifname="eth0")[0]
         # The namespace's own stack stays silent: only the tests speak.
