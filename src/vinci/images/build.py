@@ -78,21 +78,31 @@ def ensure_images(cache_dir: Path, progress: Progress = lambda step: None, spec:
     other. Raises ImageError with the step that failed; then the cache is as it was before.
     """
     cache_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with _locked(cache_dir):
+    with locked(cache_dir):
         ingredients = inputs.collect(spec, GUEST_DIRECTORY, cache_dir, progress)
-        final = cache_dir / ingredients.digest
-        if not final.is_dir():
-            _remove_leftovers(cache_dir)
-            if os.geteuid() != 0:
-                raise ImageError("building the guest images needs root")
-            work = Path(tempfile.mkdtemp(prefix=_BUILD_PREFIX, dir=cache_dir))
-            try:
-                _build(spec, ingredients, work, progress)
-                (work / "out").rename(final)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+        final = made_once(cache_dir, ingredients.digest, lambda work: _build(spec, ingredients, work, progress))
         _point_to(cache_dir / _CURRENT, final.name)
     return images_in(final, ingredients.digest, spec)
+
+
+def made_once(cache_dir: Path, name: str, make: Callable[[Path], None]) -> Path:
+    """The directory `name` of the cache; when missing, `make(work)` fills `work`/out, which becomes it at the end.
+
+    Whatever happens to `make`, there is never a directory `name` that is not whole. The caller holds the cache's lock.
+    """
+    final = cache_dir / name
+    if final.is_dir():
+        return final
+    for leftover in cache_dir.glob(f"{_BUILD_PREFIX}*"):  # of builds that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=_BUILD_PREFIX, dir=cache_dir))
+    try:
+        (work / "out").mkdir(mode=0o755)
+        make(work)
+        (work / "out").rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return final
 
 
 def find_images(cache_dir: Path, spec: ImageSpec = SPEC) -> Images:
@@ -115,16 +125,11 @@ def _point_to(link: Path, name: str) -> None:
 
 
 @contextmanager
-def _locked(cache_dir: Path) -> Iterator[None]:
+def locked(cache_dir: Path) -> Iterator[None]:
+    """Hold the cache's lock, which goes with the process."""
     with (cache_dir / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """What killed builds have left; the lock is held, so nobody is building now."""
-    for leftover in cache_dir.glob(f"{_BUILD_PREFIX}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +143,9 @@ class _Kernel:
 
 
 def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progress: Progress) -> None:
+    if os.geteuid() != 0:
+        raise ImageError("building the guest images needs root")
     out = work / "out"
-    out.mkdir(mode=0o755)
     (out / "modules").mkdir(mode=0o755)
     images = images_in(out, ingredients.digest, spec)
     images.packages.write_text(json.dumps(ingredients.versions, indent=1, sort_keys=True) + "\n")
