@@ -113,8 +113,8 @@ The statements that `that` may hold:
 WHO is a list of communities, members (`doctors:anna`) or users, or `nobody`, or `everybody`. OPERATIONS are read,
 write, append and execute; who may write may append, and who may execute may read. SHARES is a list, or `anything`.
 WAYS are shares, users, services and communities on the way; `share log` or `user log` where a name means two things.
-`modbus read` is a flow inspected by a gateway that lets only reading functions through. Items are joined by commas, `and`
-or `or`.
+`modbus read` is a flow inspected by a gateway that lets only reading functions through. Items are joined by commas,
+`and` or `or`.
 """
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import (
-    AppVmMode,
     Direction,
     Infrastructure,
     Operation,
@@ -20,6 +19,7 @@ from vinci.model.infrastructure import (
     Response,
 )
 from vinci.model.labels import PlannedLabel, resolve_labels
+from vinci.model.machines import app_vm_names, firewall_name, members_of
 from vinci.model.services import resolve_service
 from vinci.plan.addresses import (
     app_vm_address,
@@ -65,12 +65,19 @@ class _Context:
     transit_addresses: Mapping[str, IPv4Address]
     served: Mapping[str, tuple[str, ...]]
     """Communities that each file server serves, in file order."""
+    app_vms: Mapping[str, tuple[tuple[str, str | None], ...]]
+    """The APP-VMs of each community: name, and the user it is dedicated to."""
+    order: Mapping[str, int]
+    """Each community's number in the file."""
+    neighbours: Mapping[str, frozenset[str]]
+    """Communities that each community has a flow with, in either direction."""
 
 
 def compile_plan(infrastructure: Infrastructure) -> Plan:
     """The whole plan of a valid infrastructure. Same input, same output, byte for byte."""
     resolve = resolve_labels(infrastructure)
     networks = community_networks(infrastructure)
+    members_in = members_of(infrastructure)
     served = {server: _served_by(infrastructure, server) for server in infrastructure.file_servers}
     context = _Context(
         infrastructure=infrastructure,
@@ -80,6 +87,12 @@ def compile_plan(infrastructure: Infrastructure) -> Plan:
             name: infrastructure.transit[1 + index] for index, name in enumerate(infrastructure.communities)
         },
         served=served,
+        app_vms={
+            name: app_vm_names(name, community, members_in[name])
+            for name, community in infrastructure.communities.items()
+        },
+        order={name: number for number, name in enumerate(infrastructure.communities)},
+        neighbours=_neighbours(infrastructure),
     )
     members = _members(context)
     shares = tuple(_shares(context))
@@ -90,18 +103,12 @@ def compile_plan(infrastructure: Infrastructure) -> Plan:
     return Plan(infrastructure.name, nodes, communities, members, shares)
 
 
-def app_vm_names(infrastructure: Infrastructure, community: str) -> tuple[tuple[str, str | None], ...]:
-    """The APP-VMs of a community: (VM name, user it is dedicated to or None)."""
-    app_vms = infrastructure.communities[community].app_vms
-    if app_vms.mode is AppVmMode.PER_USER:
-        users = [name for name, user in infrastructure.users.items() if community in user.communities]
-        return tuple((f"{community}-{user.replace('_', '-')}", user) for user in users)
-    return tuple((f"{community}-{number}", None) for number in range(1, app_vms.count + 1))
-
-
-def firewall_name(community: str) -> str:
-    """The name of a community's FW-VM."""
-    return f"{community}-fw"
+def _neighbours(infrastructure: Infrastructure) -> dict[str, frozenset[str]]:
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for flow in infrastructure.flows:
+        found[flow.source].add(flow.to)
+        found[flow.to].add(flow.source)
+    return {name: frozenset(found[name]) for name in infrastructure.communities}
 
 
 def _served_by(infrastructure: Infrastructure, server: str) -> tuple[str, ...]:
@@ -165,7 +172,7 @@ def _planned_community(context: _Context, name: str) -> PlannedCommunity:
         name=name,
         label=context.labels[name],
         network=context.networks[name],
-        app_vms=tuple(vm for vm, _user in app_vm_names(context.infrastructure, name)),
+        app_vms=tuple(vm for vm, _user in context.app_vms[name]),
         mode=context.infrastructure.communities[name].app_vms.mode,
         gateway=gateway_of(context.networks[name]),
     )
@@ -211,14 +218,13 @@ def _app_vms(context: _Context, community: str) -> list[Vm]:
             label=context.labels[community],
             response=declared.response,
         )
-        for index, (name, user) in enumerate(app_vm_names(context.infrastructure, community))
+        for index, (name, user) in enumerate(context.app_vms[community])
     ]
 
 
 def _firewall_vm(context: _Context, community: str) -> Vm:
     network, transit = context.networks[community], context.infrastructure.transit
-    peers = {flow.to for flow in context.infrastructure.flows if flow.source == community}
-    peers |= {flow.source for flow in context.infrastructure.flows if flow.to == community}
+    peers = context.neighbours[community]
     return Vm(
         name=firewall_name(community),
         kind=VmKind.FW,
@@ -232,8 +238,7 @@ def _firewall_vm(context: _Context, community: str) -> Vm:
         ),
         routes=tuple(
             Route(context.networks[peer], context.transit_addresses[peer])
-            for peer in context.infrastructure.communities
-            if peer in peers
+            for peer in sorted(peers, key=context.order.__getitem__)
         ),
         disk=None,
         label=context.labels[community],
@@ -284,10 +289,7 @@ def _firewalls(context: _Context) -> list[Firewall]:
 
 def _flow_rules(context: _Context) -> list[FlowRule]:
     addresses = {
-        name: tuple(
-            app_vm_address(context.networks[name], index)
-            for index in range(len(app_vm_names(context.infrastructure, name)))
-        )
+        name: tuple(app_vm_address(context.networks[name], index) for index in range(len(context.app_vms[name])))
         for name in {n for flow in context.infrastructure.flows for n in (flow.source, flow.to)}
     }
     rules = []
@@ -355,7 +357,7 @@ def _transit_bridge(context: _Context, firewalls: tuple[Firewall, ...]) -> Bridg
                 tap=tap_of(firewall.transit_address),
                 mac=mac_of(firewall.transit_address),
                 address=firewall.transit_address,
-                peers=tuple(taps[name] for name in taps if name in neighbours),
+                peers=tuple(taps[name] for name in sorted(neighbours, key=context.order.__getitem__)),
                 routed_networks=(firewall.network,),
             )
         )
@@ -368,7 +370,8 @@ def _file_service(
 ) -> FileService:
     served = context.served[server]
     own_shares = tuple(share for share in shares if share.server == server)
-    own_members = tuple(member for member in members if member.community in frozenset(served))
+    in_service = frozenset(served)
+    own_members = tuple(member for member in members if member.community in in_service)
     labels = context.infrastructure.labels
     return FileService(
         vm=server,
