@@ -22,7 +22,7 @@ FW_CFG_PREFIX = "opt/org.vinci/"
 TB_CACHE_MIB = 64
 """TCG's translation cache: below 64 MiB guests stall, the default is 1 GiB (facts/runtime.md)."""
 CPU_PERIOD_US = 100_000
-BASE_CMDLINE = "console=ttyS0 panic=-1 net.ifnames=0 ipv6.disable=1 random.trust_cpu=on cryptomgr.notests"
+BASE_CMDLINE = "console=ttyS0 quiet panic=-1 net.ifnames=0 ipv6.disable=1 random.trust_cpu=on cryptomgr.notests"
 """The kernel's cryptographic self-tests are left out: they are a tenth of an emulated boot."""
 
 SELINUX_CMDLINE = "security=selinux enforcing=1 audit=1 audit_backlog_limit=8192"
