@@ -7,6 +7,7 @@ import contextlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -14,6 +15,7 @@ from vinci.cli.client import get, lines, node_paths
 from vinci.cli.failure import Failure, Status
 from vinci.cli.junit import junit_xml
 from vinci.cli.output import console, print_json, print_table, run, steps
+from vinci.node.channel import printable
 
 Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -24,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: vinci status --json")(status)
     app.command(epilog="Example: vinci verify --junit verify.xml")(verify)
     app.command(epilog="Example: vinci audit --follow")(audit)
+    app.command(name="console", epilog="Example: vinci console doctors-1")(console_of)
 
 
 def status(node: Node = None, as_json: Json = False) -> None:
@@ -155,4 +158,23 @@ async def _audit(node: str | None, follow: bool, since: int, as_json: bool) -> i
                 f"{record['id']:>6} {record['time']} {record['severity']:<8} {record['event']:<20} {record['message']}"
             )
             console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return Status.DONE
+
+
+def console_of(
+    vm: Annotated[str, typer.Argument(help="a VM's name, see `vinci status`", show_default=False)],
+    node: Node = None,
+    as_json: Json = False,
+) -> None:
+    """The last lines that a VM printed on its serial console."""
+    run(_console(vm, node, as_json))
+
+
+async def _console(vm: str, node: str | None, as_json: bool) -> int:
+    answer = await get(node_paths(node), f"/v1/console?vm={quote(vm)}")
+    if as_json:
+        print_json(answer)
+        return Status.DONE
+    for line in str(answer["untrusted_text"]).splitlines():
+        console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
     return Status.DONE

@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-console = Console()
+WIDTH_OF_FILES = 220
+"""Columns of tables that go to a file or a pipe: nothing is folded there."""
+
+console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
 error_console = Console(stderr=True)
 
 

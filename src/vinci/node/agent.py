@@ -10,17 +10,18 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from vinci.images.build import Images
+from vinci.images.build import Images, find_images
 from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import parse
 from vinci.model.problems import DeclarationError
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.channel import ChannelError
+from vinci.node.consoles import Consoles
 from vinci.node.events import watch_file_server, watch_packets
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
-from vinci.node.paths import NodePaths
+from vinci.node.paths import NodePaths, images_directory
 from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
 from vinci.node.sessions import Logins
 from vinci.plan.compile import compile_plan
@@ -61,13 +62,16 @@ class Agent:
         self._wake = asyncio.Event()
         self.host = VmHost(paths.libvirt, uri, self._vm_event)
         self.guests = Guests(paths, store, images)
+        self.consoles = Consoles(paths.sockets())
         self.network = NodeNetwork(paths.namespace)
         self.grants = Grants(self.guests, store.sessions)
         self.logins = Logins(paths.node, store, self.guests, self.grants, audit, self._ensure_vm, self._release_vm)
         self.in_force: InForce | None = None
         self.invalid: str | None = None
         """Why the stored declaration cannot be followed; what runs goes on running."""
-        self._reconciler = Reconciler(self.host, self.guests, self.network, self.grants, audit, accelerator)
+        self._reconciler = Reconciler(
+            self.host, self.guests, self.network, self.grants, self.consoles, audit, accelerator
+        )
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._changing = asyncio.Lock()
@@ -115,6 +119,7 @@ class Agent:
         """
         async with self._changing:
             candidate = await asyncio.to_thread(self._derive, 0, path, text)
+            self.guests.use(await asyncio.to_thread(find_images, images_directory()))
             stored = self.store.declaration()
             if stored is None or stored.text != text:
                 version = self.store.accept(path, text, time.time())

@@ -95,6 +95,7 @@ def application(agent: Agent) -> web.Application:
             web.post("/v1/verify", api.verify),
             web.get("/v1/audit", api.audit),
             web.post("/v1/password", api.password),
+            web.get("/v1/console", api.console),
             web.get("/v1/login", api.login),
             web.get("/v1/exec", api.execute),
         ]
@@ -279,6 +280,12 @@ class _Api:
             Event.PASSWORD, Severity.NOTICE, f"the password of {message.user} was set", user=message.user
         )
         return web.json_response({"user": message.user})
+
+    async def console(self, request: web.Request) -> web.Response:
+        vm = request.query.get("vm", "")
+        if self._agent.in_force is None or vm not in {v.name for v in self._agent.in_force.node_plan.vms}:
+            raise web.HTTPNotFound(reason=f"there is no VM {vm[:64]!r} on this node")
+        return web.json_response({"vm": vm, "untrusted_text": self._agent.consoles.untrusted_text(vm)})
 
     async def login(self, request: web.Request) -> web.StreamResponse:
         return await self._conversation(request, self._login)

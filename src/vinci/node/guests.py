@@ -80,6 +80,10 @@ class Guests:
             console_socket=self._paths.sockets() / f"{vm.name}.con",
         )
 
+    def use(self, images: Images) -> None:
+        """Start VMs from these images from now on."""
+        self._images = images
+
     @property
     def image_digest(self) -> str:
         """The digest of the images that VMs are started from."""

@@ -15,6 +15,9 @@ from vinci.plan.types import FileService, NodePlan, Vm, VmKind
 
 SECILC_SECONDS = 60
 
+Payload = list[tuple[str, bytes]]
+"""Commands of a guest and what each reads on its standard input."""
+
 
 class PolicyError(OSError):
     """The SELinux policy does not compile."""
@@ -52,7 +55,7 @@ def boot_payload(plan: NodePlan, vm: Vm) -> dict[str, bytes]:
     return {}
 
 
-def live_payload(plan: NodePlan, vm: Vm) -> list[tuple[str, bytes]]:
+def live_payload(plan: NodePlan, vm: Vm) -> Payload:
     """Commands (and their standard input) that bring a running guest to the plan."""
     if vm.kind is VmKind.FS:
         service = _file_service(plan, vm)

@@ -16,11 +16,12 @@ from functools import partial
 from typing import TypeVar
 
 from vinci.node.audit import Audit, Event, Severity
-from vinci.node.channel import ChannelError
+from vinci.node.channel import ChannelError, printable
+from vinci.node.consoles import Consoles
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
-from vinci.node.payload import boot_payload, live_payload
+from vinci.node.payload import Payload, boot_payload, live_payload
 from vinci.plan.types import NodePlan, Vm, VmKind
 from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
 from vinci.vmm.host import RunningVm, VmHost, VmmError, VmState
@@ -60,6 +61,7 @@ class Reconciler:
         guests: Guests,
         network: NodeNetwork,
         grants: Grants,
+        consoles: Consoles,
         audit: Audit,
         accelerator: Accelerator,
     ) -> None:
@@ -67,11 +69,13 @@ class Reconciler:
         self._guests = guests
         self._network = network
         self._grants = grants
+        self._consoles = consoles
         self._audit = audit
         self._accelerator = accelerator
         self._pool = ThreadPoolExecutor(PARALLEL_STARTS, thread_name_prefix="vmm")
         self._lock = asyncio.Lock()
         self._delivered: dict[str, str] = {}
+        self._booting: dict[str, str] = {}
         self._stopping: set[str] = set()
         self.reachable: set[str] = set()
 
@@ -161,6 +165,9 @@ class Reconciler:
             files = self._guests.prepare(vm, payload)
             xml = domain_xml(name, vm, files, self._accelerator)
             await self._in_thread(partial(self._host.start, xml))
+            self._consoles.listen(vm.name)
+            live = await self._in_thread(partial(live_payload, plan, vm))
+            self._booting[vm.name] = _digest(live)  # what it boots with needs no second delivery
             self._audit.record(Event.VM_STARTED, Severity.INFO, f"VM {vm.name} started", vm=vm.name)
             outcome.changes.append(f"VM {vm.name} started")
 
@@ -169,6 +176,7 @@ class Reconciler:
     async def _configure(self, plan: NodePlan, wanted: Sequence[Vm], outcome: Outcome, report: Report) -> None:
         async def configure(vm: Vm) -> None:
             channel = self._guests.channel(vm.name)
+            self._consoles.listen(vm.name)
             try:
                 await channel.open(BOOT_SECONDS)
                 await self._deliver(plan, vm, outcome)
@@ -182,9 +190,12 @@ class Reconciler:
         await self._each("boot and configure VMs", list(wanted), configure, outcome, report)
 
     async def _deliver(self, plan: NodePlan, vm: Vm, outcome: Outcome) -> None:
-        """Bring a running guest's rules, policy and tables up to date when they differ from what it last got."""
+        """Bring a running guest's rules, policy and tables up to date when they differ from what it has."""
         payload = await self._in_thread(partial(live_payload, plan, vm))
-        digest = hashlib.sha256(repr(payload).encode()).hexdigest()
+        digest = _digest(payload)
+        if vm.name in self._booting:
+            await self._check_boot(vm)
+            self._delivered[vm.name] = self._booting.pop(vm.name)
         if self._delivered.get(vm.name) != digest:
             for command, stdin in payload:
                 await self._guests.channel(vm.name).check(command, stdin, seconds=60.0)
@@ -194,6 +205,12 @@ class Reconciler:
             self._delivered[vm.name] = digest
         if vm.kind is VmKind.FS:
             await self._grants.deliver(vm.name)
+
+    async def _check_boot(self, vm: Vm) -> None:
+        """The guest's own word on its boot: what failed left its interfaces down or its service off."""
+        status = (await self._guests.channel(vm.name).run("cat /run/vinci/status")).text.strip()
+        if status != "ok":
+            raise ChannelError(f"VM {vm.name} did not come up: {printable(status)[:300] or 'its init did not finish'}")
 
     async def _each(
         self,
@@ -226,3 +243,7 @@ class Reconciler:
 
 async def _gather(tasks: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*tasks)
+
+
+def _digest(payload: Payload) -> str:
+    return hashlib.sha256(repr(payload).encode()).hexdigest()

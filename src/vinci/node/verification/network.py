@@ -20,7 +20,7 @@ ALWAYS_TRIED = (22, 111, 2049)
 # Arguments: ADDRESS/PORT of each target. Prints ADDRESS/PORT<TAB>yes|no; 32 attempts at a time.
 _SCRIPT = r"""
 probe() {
-  answer=$(timeout 2 bash -c "exec 3<>/dev/tcp/$1" 2>&1); status=$?
+  answer=$(timeout 5 bash -c "exec 3<>/dev/tcp/$1" 2>&1); status=$?
   case $status:$answer in
     0:*|*refused*|*reset*) printf '%s\tyes\n' "$1" ;;
     *) printf '%s\tno\n' "$1" ;;

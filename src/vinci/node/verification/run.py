@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vinci.model.infrastructure import ShareKind
 from vinci.model.services import resolve_service
 from vinci.node.channel import ChannelError
 from vinci.node.reconcile import Progress, Report
-from vinci.node.status import status_of
 from vinci.node.verification.checks import Check, Kind, Measured
+from vinci.node.verification.evidence import keep_evidence
 from vinci.node.verification.files import FileSubject, measure_files
 from vinci.node.verification.network import ALWAYS_TRIED, Endpoint, measure_reach
 from vinci.plan.accounts import USER_GROUP_GID
@@ -55,7 +52,7 @@ async def verify(agent: Agent, report: Report) -> Json:
     checks = files + network
     result = _report(subjects, checks)
     if not result["matches"]:
-        result["bundle"] = str(await _keep_evidence(agent, checks))
+        result["bundle"] = str(await keep_evidence(agent, checks))
     return result
 
 
@@ -151,22 +148,3 @@ def _open(checks: list[Check], source: str, target: str) -> str:
     found = [c for c in checks if c.subject == source and c.target == target]
     reached = [c.action for c in found if c.measured is Measured.YES]
     return ", ".join(reached) or ("-" if found else "")
-
-
-async def _keep_evidence(agent: Agent, checks: list[Check]) -> Path:
-    """Keep what explains a mismatch: checks, status, bridge rules, each guest's rules and tables."""
-    folder = agent.paths.root / "evidence" / time.strftime("%Y%m%dT%H%M%S")
-    folder.mkdir(parents=True, mode=0o700)
-    (folder / "checks.json").write_text(json.dumps([check.as_json() for check in checks], indent=1))
-    (folder / "status.json").write_text(json.dumps(await status_of(agent), indent=1))
-    (folder / "audit.jsonl").write_text("\n".join(agent.audit.past(max(0, agent.audit.next_id - 2000))))
-    (folder / "bridge-rules.json").write_text(await asyncio.to_thread(agent.network.rules_text))
-    for vm in agent.wanted_vms():
-        try:
-            state = await agent.guests.channel(vm.name).run(
-                "dmesg | tail -200; ip address; ip route; nft list ruleset; mount; ps ax", seconds=20
-            )
-            (folder / f"{vm.name}.txt").write_text(state.text)
-        except ChannelError as error:
-            (folder / f"{vm.name}.txt").write_text(str(error))
-    return folder
