@@ -9,19 +9,72 @@ from typing import TYPE_CHECKING
 
 from vinci.node.audit import Event, Severity, Value
 from vinci.node.channel import ChannelError
+from vinci.node.packet_log import DroppedFrame, LostRecords, PacketLog
 from vinci.plan.types import NodePlan
 
 if TYPE_CHECKING:
     from vinci.node.agent import Agent
 
 RETRY_SECONDS = 2.0
+LOG_RETRY_SECONDS = 30.0
 MAX_EVENTS_PER_SECOND = 200
 _FILE_FIELDS = ("address", "uid", "context", "target", "class", "operation", "share", "name", "reason", "lost")
 
 
 async def watch_packets(agent: Agent) -> None:
-    """Record the frames that the bridges' rules dropped."""
-    del agent
+    """Record the frames that the bridges' rules dropped, for ever."""
+    while True:
+        try:
+            log = PacketLog()
+        except OSError as error:
+            agent.audit.record(
+                Event.OPERATION_FAILED,
+                Severity.ERROR,
+                f"dropped packets cannot be recorded (they are dropped): {error}",
+            )
+            await asyncio.sleep(LOG_RETRY_SECONDS)
+            continue
+        try:
+            budget = _Budget()
+            async for record in log.records():
+                if budget.allows():
+                    _record_drop(agent, record)
+        finally:
+            log.close()
+
+
+def _record_drop(agent: Agent, record: DroppedFrame | LostRecords) -> None:
+    if isinstance(record, LostRecords):
+        number = "some" if record.number is None else str(record.number)
+        agent.audit.record(Event.PACKET_DROPPED, Severity.WARNING, f"{number} records of dropped packets were lost")
+        return
+    vm = _vm_at(agent.in_force.node_plan if agent.in_force else None, record.port)
+    claim = " ".join(
+        f"{name} {value}"
+        for name, value in (
+            ("from", record.source),
+            ("to", record.to),
+            ("", record.protocol),
+            ("port", record.to_port),
+        )
+        if value is not None
+    )
+    agent.audit.record(
+        Event.PACKET_DROPPED,
+        Severity.WARNING,
+        f"a packet of {vm or record.port} was dropped: {record.reason} ({claim.strip() or 'no claim'})",
+        vm=vm,
+        port=record.port,
+        reason=record.reason.value,
+        claimed_source=str(record.source) if record.source else None,
+        claimed_target=str(record.to) if record.to else None,
+    )
+
+
+def _vm_at(plan: NodePlan | None, tap: str) -> str | None:
+    if plan is None:
+        return None
+    return next((vm.name for vm in plan.vms for nic in vm.nics if nic.tap == tap), None)
 
 
 async def watch_file_server(agent: Agent, server: str) -> None:
