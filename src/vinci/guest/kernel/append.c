@@ -44,7 +44,6 @@ struct client {
 	__be32 address;
 	loff_t seen;		/* it may know every byte before this one, and none behind */
 	bool outdated;		/* its cache has missed other clients' bytes */
-	__be32 told_by;		/* the request in which that was found: what it tells the client is no news to him */
 	loff_t next;		/* where, in its own idea of the file, its last append ended */
 	struct extent mine[MAX_EXTENTS];
 	unsigned int newest;
@@ -220,6 +219,20 @@ void append_seen(struct inode *inode, __be32 address, loff_t end)
 	untrack_file(file);
 }
 
+/* What the reply to a write tells of the file, a client takes for its own doing: it would not see the change. */
+static bool writes(struct svc_rqst *rqstp)
+{
+	struct nfsd4_compoundargs *args = rqstp->rq_argp;
+	u32 i;
+
+	if (rqstp->rq_vers != 4)
+		return rqstp->rq_proc == NFS3PROC_WRITE || rqstp->rq_proc == NFS3PROC_COMMIT;
+	for (i = 0; i < args->opcnt; i++)
+		if (args->ops[i].opnum == OP_WRITE || args->ops[i].opnum == OP_COMMIT)
+			return true;
+	return false;
+}
+
 void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
 {
 	struct tracked *file;
@@ -232,7 +245,7 @@ void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
 		return;
 	mutex_lock(&file->lock);
 	client = find_client(file, subjects_address(rqstp));
-	if (client && client->outdated && client->told_by != rqstp->rq_xid) {
+	if (client && client->outdated && !writes(rqstp)) {
 		client->outdated = false;
 		/* NFSv4 looks at the version, NFSv3 at the time. In memory only: it need not outlive the caches. */
 		inode_maybe_inc_iversion(inode, true);
@@ -438,10 +451,7 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 		return status;
 	*count = verdict.skip + rest;
 	if (rest) {
-		if (verdict.moved || client->seen < start) {
-			client->outdated = true;
-			client->told_by = rqstp->rq_xid;
-		}
+		client->outdated |= verdict.moved || client->seen < start;
 		remember(client, start, start + rest);
 		client->next = offset + *count;
 		wake_up_all(&file->grown);
