@@ -125,6 +125,12 @@ def test_no_program_gives_its_owners_rights(images: Images, kind: str) -> None:
     assert [file.path for file in manifest.values() if file.mode & 0o6000] == []
 
 
+def test_no_program_gives_capabilities(bench: Bench, app: Machine) -> None:
+    look = "import os; print([p for d, _, n in os.walk('/usr') for p in (os.path.join(d, f) for f in n)"
+    look += " if not os.path.islink(p) and 'security.capability' in os.listxattr(p)])"
+    assert bench.sh(app, f'python3 -c "{look}"') == "[]"
+
+
 def test_every_module_of_the_images_is_kept_for_the_profile(images: Images) -> None:
     kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in images.modules.glob("*.ko")}
     assert len(kept) > 20
@@ -207,6 +213,24 @@ def test_accounts_come_and_go(bench: Bench, app: Machine) -> None:
     bench.sh(app, "/usr/lib/vinci/app-logout anna; while pgrep -U 20001 >/dev/null; do sleep 0.1; done")
     assert bench.sh(app, "ls /tmp") == ""
     assert bench.sh(app, "cat /home/anna/kept; stat -c %a /home/anna") == "700"
+
+
+def test_users_are_kept_apart(bench: Bench, app: Machine) -> None:
+    for name, uid in (("carl", 20002), ("dora", 20003)):
+        bench.sh(
+            app,
+            f"printf 'account\\t{name}\\t{uid}\\t60000\\tx\\t/home/{name}\\t/bin/bash\\n' | /usr/lib/vinci/app-login",
+        )
+    bench.sh(app, "/usr/lib/vinci/app-session carl sh -c 'setsid sleep 999 >/dev/null 2>&1 & ln -s /etc/shadow /tmp/s'")
+    as_dora = "/usr/lib/vinci/app-session dora sh -c"
+    assert bench.sh(app, f"{as_dora} 'ps -e -o user= | sort -u'") == "dora"
+    assert bench.sh(app, f"{as_dora} 'ls /home/carl 2>&1 || true'").endswith("Permission denied")
+    assert "denied" in bench.sh(app, f"{as_dora} 'cat /run/vinci/ssh_host_ed25519_key 2>&1 || true'")
+    assert "denied" in bench.sh(app, f"{as_dora} 'ls -l /tmp/s && cat /tmp/s 2>&1 || true'")
+    assert "denied" in bench.sh(app, "cat /tmp/s 2>&1 || true")  # root does not follow carl's link either
+    assert bench.sh(app, f"{as_dora} 'unshare -U true 2>/dev/null; echo $?'") != "0"
+    assert " 0% packet loss" in bench.sh(app, f"{as_dora} 'ping -c 1 127.0.0.1'")
+    bench.sh(app, "/usr/lib/vinci/app-logout carl; /usr/lib/vinci/app-logout dora")
 
 
 def test_a_malformed_table_is_refused(bench: Bench, app: Machine) -> None:

@@ -77,7 +77,7 @@ def ensure_images(cache_dir: Path, progress: Progress = lambda step: None, spec:
     Building needs root, the programs of scripts/install-packages and a Debian mirror. Concurrent callers wait for each
     other. Raises ImageError with the step that failed; then the cache is as it was before.
     """
-    cache_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+    cache_dir.mkdir(parents=True, exist_ok=True)
     with locked(cache_dir):
         ingredients = inputs.collect(spec, GUEST_DIRECTORY, cache_dir, progress)
         final = made_once(cache_dir, ingredients.digest, lambda work: _build(spec, ingredients, work, progress))
@@ -145,9 +145,11 @@ class _Kernel:
 def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progress: Progress) -> None:
     if os.geteuid() != 0:
         raise ImageError("building the guest images needs root")
+    os.umask(0o022)  # the images, and most files in them, are for everybody to read
     out = work / "out"
     (out / "modules").mkdir(mode=0o755)
     images = images_in(out, ingredients.digest, spec)
+    out.chmod(0o755)
     images.packages.write_text(json.dumps(ingredients.versions, indent=1, sort_keys=True) + "\n")
     with ThreadPoolExecutor() as pool:
         trees = {

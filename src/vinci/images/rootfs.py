@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -15,6 +16,7 @@ from vinci.images.spec import GUEST_FILES, RootSpec
 _FILE_TIME = "1700000000"
 """One time for all files: the same tree gives the same image."""
 
+_CAPABILITY = "security.capability"
 _IMAGE_UUID = "76696e63-6900-4000-8000-000000000000"
 
 _FIXED_FILES = {
@@ -31,7 +33,7 @@ _FIXED_FILES = {
 
 
 def prune(tree: Path, patterns: tuple[str, ...]) -> None:
-    """Remove what matches `patterns` (globs below `tree`), and take the set-UID and set-GID bits from every file."""
+    """Remove what matches `patterns` (globs below `tree`); take set-UID, set-GID and capabilities from all files."""
     for pattern in patterns:
         for path in sorted(tree.glob(pattern)):
             if path.is_dir() and not path.is_symlink():
@@ -40,8 +42,12 @@ def prune(tree: Path, patterns: tuple[str, ...]) -> None:
                 path.unlink()
     for path in tree.rglob("*"):
         status = path.lstat()
-        if stat.S_ISREG(status.st_mode) and status.st_mode & (stat.S_ISUID | stat.S_ISGID):
+        if not stat.S_ISREG(status.st_mode):
+            continue
+        if status.st_mode & (stat.S_ISUID | stat.S_ISGID):
             path.chmod(stat.S_IMODE(status.st_mode) & 0o777)
+        if _CAPABILITY in os.listxattr(path):
+            os.removexattr(path, _CAPABILITY)
 
 
 def add_modules(tree: Path, kernel_tree: Path, release: str, wanted: tuple[str, ...]) -> tuple[Path, ...]:
