@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 2.0
 LOG_RETRY_SECONDS = 30.0
 MAX_EVENTS_PER_SECOND = 200
-_FILE_FIELDS = ("address", "uid", "context", "target", "class", "operation", "share", "name", "reason", "lost")
+_FILE_FIELDS = (
+    *("address", "uid", "operation", "reason", "subject", "target", "share", "class", "permissions", "name"),
+    *("inode", "version", "repeats", "lost"),
+)
+"""What the FS-VM's module tells of a denial (guest/kernel/events.c)."""
 
 
 async def watch_packets(agent: Agent) -> None:
@@ -120,12 +124,17 @@ def _record_file_denial(agent: Agent, server: str, untrusted_line: str) -> None:
     vm = _vm_with(agent.in_force.node_plan if agent.in_force else None, str(fields.get("address", "")))
     user = _user_of(agent, vm, fields.get("uid"))
     fields["server"] = server
-    message = (
-        f"{server} denied {fields.get('operation', 'a request')} on {fields.get('share') or fields.get('target', '?')}"
-        f" to {user or 'UID ' + str(fields.get('uid', '?'))} at {vm or fields.get('address', '?')}"
-        f": {fields.get('reason', 'not permitted')}"
-    )
+    who = user or f"UID {fields.get('uid', '?')}"
+    what = str(fields.get("permissions") or fields.get("operation", "a request")).lower()
+    where = "/".join(str(fields[key]) for key in ("share", "name") if fields.get(key)) or "the server"
+    message = f"{server} denied {who} at {vm or fields.get('address', '?')} {what} on {where}: {_why(fields)}"
     agent.audit.record(Event.FILE_DENIED, Severity.WARNING, message, vm=vm, user=user, **fields)
+
+
+def _why(fields: dict[str, Value]) -> str:
+    if fields.get("subject") and fields.get("target"):
+        return f"{fields['subject']} has no such right on {fields['target']}"
+    return str(fields.get("reason", "not permitted"))
 
 
 def _vm_with(plan: NodePlan | None, address: str) -> str | None:
