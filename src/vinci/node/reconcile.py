@@ -27,6 +27,8 @@ from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
 from vinci.vmm.host import RunningVm, VmHost, VmmError, VmState
 
 BOOT_SECONDS = 120.0
+ANSWER_SECONDS = 8.0
+"""For a VM that ran before: a guest that no longer answers must not hold the others up."""
 PARALLEL_STARTS = 4
 
 T = TypeVar("T")
@@ -77,11 +79,15 @@ class Reconciler:
         self._delivered: dict[str, str] = {}
         self._booting: dict[str, str] = {}
         self._stopping: set[str] = set()
+        self._ended: dict[str, asyncio.Event] = {}
+        self._unreachable: set[str] = set()
         self.reachable: set[str] = set()
 
     def stopped(self, name: str) -> bool:
         """Tell that a VM stopped; true when nobody had asked for it."""
         self.reachable.discard(name)
+        if name in self._ended:
+            self._ended[name].set()
         if name in self._stopping:
             self._stopping.discard(name)
             return False
@@ -175,19 +181,34 @@ class Reconciler:
 
     async def _configure(self, plan: NodePlan, wanted: Sequence[Vm], outcome: Outcome, report: Report) -> None:
         async def configure(vm: Vm) -> None:
-            channel = self._guests.channel(vm.name)
             self._consoles.listen(vm.name)
             try:
-                await channel.open(BOOT_SECONDS)
+                await self._answering(vm)
                 await self._deliver(plan, vm, outcome)
             except ChannelError as error:
-                if vm.name in self.reachable:
+                if vm.name not in self._unreachable:
                     self._audit.record(Event.VM_UNREACHABLE, Severity.WARNING, str(error), vm=vm.name)
+                self._unreachable.add(vm.name)
                 self.reachable.discard(vm.name)
-                raise
+                outcome.failures.append(str(error))
+                return
+            self._unreachable.discard(vm.name)
             self.reachable.add(vm.name)
 
         await self._each("boot and configure VMs", list(wanted), configure, outcome, report)
+
+    async def _answering(self, vm: Vm) -> None:
+        """Wait until a VM's control channel answers: long for one that boots, and not at all once it has ended."""
+        seconds = BOOT_SECONDS if vm.name in self._booting else ANSWER_SECONDS
+        ended = self._ended[vm.name] = asyncio.Event()
+        opening = asyncio.ensure_future(self._guests.channel(vm.name).open(seconds))
+        ending = asyncio.ensure_future(ended.wait())
+        await asyncio.wait({opening, ending}, return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if not opening.done():
+            opening.cancel()
+            raise ChannelError(f"VM {vm.name} ended while it started")
+        await opening
 
     async def _deliver(self, plan: NodePlan, vm: Vm, outcome: Outcome) -> None:
         """Bring a running guest's rules, policy and tables up to date when they differ from what it has."""

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The agent can be killed at any moment, and it believes nobody: API attacks, crashes of the agent and of VMs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Installation
+
+
+def _pids(*words: str) -> list[int]:
+    """Processes whose command line holds all the words."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if all(word in line for word in words):
+            found.append(int(folder.name))
+    return sorted(found)
+
+
+def _qemus(hospital: Installation) -> list[int]:
+    return _pids("qemu-system", f"{hospital.state}/")
+
+
+def _agents(hospital: Installation) -> list[int]:
+    return _pids("-m vinci.node", f"--state {hospital.state} ")
+
+
+def _wait_for_agent(hospital: Installation, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done = hospital.vinci("status", "--json")
+        if done.status == 0 and {vm["state"] for vm in json.loads(done.out)["vms"]} == {"running"}:
+            return
+        time.sleep(0.3)
+    raise AssertionError("no agent took over")
+
+
+def test_a_killed_agent_loses_nothing(hospital: Installation) -> None:
+    before = _qemus(hospital)
+    assert len(before) == len(hospital.status()["vms"])
+    supervisor, agent = _agents(hospital)
+    os.kill(agent, signal.SIGKILL)
+    _wait_for_agent(hospital)
+    assert _qemus(hospital) == before
+    assert supervisor in _agents(hospital)
+    assert "nothing changed" in hospital.check("up", str(hospital.file))
+    assert hospital.login("sally", "echo still here").out == "still here\n"
+
+
+def test_a_killed_agent_and_supervisor_are_replaced_by_the_next_up(hospital: Installation) -> None:
+    before = _qemus(hospital)
+    for pid in _agents(hospital):
+        os.kill(pid, signal.SIGKILL)
+    hospital.check("up", str(hospital.file))
+    assert _qemus(hospital) == before
+
+
+def test_a_vm_that_ends_by_itself_is_started_again_and_recorded(hospital: Installation) -> None:
+    since = hospital.next_audit()
+    (victim,) = _pids("qemu-system", "guest=doctors-1,", f"{hospital.state}/")
+    os.kill(victim, signal.SIGKILL)
+    hospital.wait_for_audit(since, lambda r: r["event"] == "vm-stopped" and r.get("vm") == "doctors-1")
+    hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == "doctors-1")
+    _wait_for_agent(hospital, seconds=120)
+    assert hospital.login("anna", "cat ~/.vinci-verify >/dev/null && echo home").out == "home\n"
+
+
+def test_qemu_runs_unprivileged_under_seccomp(hospital: Installation) -> None:
+    for pid in _qemus(hospital):
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
+        assert status["Uid"].split()[0] != "0"
+        assert status["Seccomp"].strip() == "2"
+        assert int(status["CapEff"], 16) == 0
+
+
+def _raw(hospital: Installation, data: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(hospital.state / "n1" / "agent.sock"))
+        try:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            return client.recv(65536)
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            return b""
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\xff" * 5000,
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n",
+        b"POST /v1/password HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{\"user\":1",
+        b"POST /v1/password HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n" + b"[" * 60000,
+        b"GET /v1/audit?since=minus HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /v1/console?vm=../../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_malformed_and_huge_requests_are_refused_and_disturb_nothing(hospital: Installation, data: bytes) -> None:
+    answer = _raw(hospital, data)
+    assert not answer or answer.split()[1][:1] in (b"4", b"5"), answer[:200]
+    assert hospital.vinci("status").status == 0
+    log = (hospital.state / "n1" / "agent.log").read_text()
+    assert "Traceback" not in log, log[-3000:]
+
+
+def test_a_broken_file_is_refused_and_what_runs_goes_on(hospital: Installation, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(hospital.file.read_text().replace("sally", "sally:\n  - nonsense\n#", 1))
+    done = hospital.vinci("up", str(broken))
+    assert done.status == 2
+    assert "Traceback" not in done.err
+    assert "broken.yaml:" in done.err
+    assert "nothing changed" in hospital.check("up", str(hospital.file))
+
+
+def test_many_requests_at_once_are_all_answered(hospital: Installation) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(
+            pool.map(lambda _: _raw(hospital, b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), range(64))
+        )
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+
+
+def test_a_stranger_on_the_node_cannot_use_the_agent(hospital: Installation) -> None:
+    done = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "python3", "-c",
+         f"import socket; socket.socket(socket.AF_UNIX).connect('{hospital.state}/n1/agent.sock')"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "PermissionError" in done.stderr
+
+
+def test_no_path_leads_from_the_host_into_a_vm_or_back(hospital: Installation) -> None:
+    routes = subprocess.run(["ip", "route"], capture_output=True, text=True, check=True).stdout
+    namespace = hospital.status()["namespace"]
+    inside = subprocess.run(
+        ["ip", "-n", namespace, "-o", "-4", "address"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "10.20." not in routes
+    assert "10.20." not in inside
