@@ -90,11 +90,11 @@ def release(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ru
 def isolated_ports(bridge: Bridge) -> frozenset[str]:
     """Taps that the kernel may keep apart by itself (bridge port flag `isolated`), whatever the rules say.
 
-    No two of them are peers. Ports with the fewest peers come first, so APP-VMs that reach only their FS-VMs and their
-    FW-VM are all isolated, and a broadcast from one of them is copied to those few ports, not to every VM.
+    No two of them are peers. The highest addresses, those of APP-VMs, come first: where they reach only their FS-VMs
+    and their FW-VM all are isolated, and a broadcast from one of them is copied to those few ports, not to every VM.
     """
     isolated: set[str] = set()
-    for port in sorted(bridge.ports, key=lambda port: (len(port.peers), port.address)):
+    for port in sorted(bridge.ports, key=lambda port: port.address, reverse=True):
         if isolated.isdisjoint(port.peers):
             isolated.add(port.tap)
     return frozenset(isolated)
