@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from ipaddress import IPv4Network
+from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +18,7 @@ from vinci.model.infrastructure import Infrastructure
 from vinci.model.problems import ModelPath, shown
 from vinci.model.source import MAX_PROBLEMS
 
+_MAX_COMPARED = 50
 SECRET_KEYS = frozenset({"password", "password_hash"})
 """Keys whose values are never shown: somebody may have written a password there."""
 
@@ -61,8 +63,13 @@ def complaints(error: ValidationError, untrusted_data: object) -> list[_Complain
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The one of `choices` that was probably meant by `word`."""
-    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    """The one of `choices` that was probably meant by `word`; the search is bounded, however many there are."""
+    similar = (
+        choice
+        for choice in choices
+        if abs(len(choice) - len(word)) <= 3 and (choice[:1] == word[:1] or choice[-1:] == word[-1:])
+    )
+    close = difflib.get_close_matches(word, [*islice(similar, _MAX_COMPARED)], n=1, cutoff=0.6)
     return close[0] if close else None
 
 

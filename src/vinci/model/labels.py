@@ -33,6 +33,9 @@ class PlannedLabel:
         return f"s{self.level}:{cats}" if cats else f"s{self.level}"
 
 
+_SHOWN_CIRCLE = 8
+
+
 class LabelFault(StrEnum):
     """What can be wrong with a label."""
 
@@ -63,14 +66,22 @@ class Lattice:
         self.levels = {name: number for number, name in enumerate(labels.levels)}
         self.categories = {name: number for number, name in enumerate(labels.categories)}
         self._named: dict[str, PlannedLabel] = {}
+        self._faults: dict[str, LabelError] = {}
 
     def resolve(self, reference: LabelRef) -> PlannedLabel:
         """The label that `reference` means. Raises LabelError."""
         if isinstance(reference, Label):
             return self._number(self._level(reference.level), self._category_numbers(reference.categories))
         if reference not in self._named:
-            for name in self._in_order_of_inclusion(reference):
-                self._named[name] = self._resolve_named(name, self._declared.named[name])
+            if reference in self._faults:
+                raise self._faults[reference].with_traceback(None)
+            name = reference
+            try:
+                for name in self._in_order_of_inclusion(reference):
+                    self._named[name] = self._resolve_named(name, self._declared.named[name])
+            except LabelError as fault:
+                self._faults[reference] = self._faults[name] = fault
+                raise
         return self._named[reference]
 
     def _in_order_of_inclusion(self, wanted: str) -> Iterator[str]:
@@ -80,8 +91,12 @@ class Lattice:
         done: set[str] = set()
 
         def enter(name: str) -> None:
+            fault = self._faults.get(name)
             if name not in self._declared.named:
-                raise LabelError(LabelFault.UNKNOWN_LABEL, name)
+                fault = LabelError(LabelFault.UNKNOWN_LABEL, name)
+            if fault is not None:
+                self._faults.update(dict.fromkeys(open_names, fault))  # all that include it fail with it
+                raise fault.with_traceback(None)
             open_names[name] = None
             path.append((name, iter(self._declared.named[name].includes)))
 
@@ -95,8 +110,13 @@ class Lattice:
                 done.add(name)
                 yield name
             elif included in open_names:
-                circle = list(open_names)
-                raise LabelError(LabelFault.CYCLE, " -> ".join([*circle[circle.index(included) :], included]))
+                names = list(open_names)
+                circle = [*names[names.index(included) :], included]
+                if len(circle) > _SHOWN_CIRCLE:
+                    circle[_SHOWN_CIRCLE // 2 : -_SHOWN_CIRCLE // 2] = ["…"]
+                fault = LabelError(LabelFault.CYCLE, " -> ".join(circle))
+                self._faults.update(dict.fromkeys(names, fault))
+                raise fault
             elif included not in self._named and included not in done:
                 enter(included)
 

@@ -246,6 +246,28 @@ def test_examples_have_nothing_to_complain_about(example: Path) -> None:
     assert parse(example.read_bytes(), example.name).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("last", "wrong"),
+    [
+        ("{level: low}", None),
+        ("{level: lo}", 'unknown level "lo"'),
+        ("{includes: [label0]}", "include each other in a circle: label0 -> label1 -> "),
+    ],
+)
+def test_long_chains_of_labels(last: str, wrong: str | None) -> None:
+    """No recursion, and no work twice: 20,000 labels that each include the next."""
+    chain = "".join(f"    label{number}: {{includes: [label{number + 1}]}}\n" for number in range(20_000))
+    text = VALID.replace("  named:\n", f"  named:\n{chain}    label20000: {last}\n")
+    if wrong is None:
+        parse(text.encode())
+        return
+    with pytest.raises(DeclarationError) as caught:
+        parse(text.encode())
+    errors = [problem.wrong for problem in caught.value.problems if problem.severity is Severity.ERROR]
+    assert len(errors) == 1
+    assert wrong in errors[0]
+
+
 def test_places_point_into_the_file() -> None:
     source = parse(VALID.encode(), "f.yaml").source
     lines = VALID.splitlines()

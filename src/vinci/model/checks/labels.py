@@ -46,17 +46,16 @@ def _named(facts: Facts) -> Iterator[Finding]:
 
 
 def _circles(facts: Facts) -> Iterator[Finding]:
-    """Each circle once, at the label that stands first in it."""
-    told: set[frozenset[str]] = set()
+    """Each circle once, at the first label in the file that leads into it."""
+    told: set[int] = set()
     for name in facts.infrastructure.labels.named:
         try:
             facts.lattice.resolve(name)
         except LabelError as fault:
-            circle = frozenset(fault.name.split(" -> "))
-            if fault.fault is LabelFault.CYCLE and circle not in told:
-                told.add(circle)
+            if fault.fault is LabelFault.CYCLE and id(fault) not in told:
+                told.add(id(fault))  # the lattice keeps the one error of a circle for all labels that lead into it
                 yield error(
-                    ("labels", "named", min(circle), "includes"),
+                    ("labels", "named", name, "includes"),
                     f"labels include each other in a circle: {fault.name}",
                     "remove one of these `includes`",
                 )
