@@ -114,6 +114,7 @@ def hospital() -> Iterator[Installation]:
     if os.geteuid() != 0:
         pytest.fail("system tests need root: they make network namespaces and start VMs")
     state = Path(tempfile.mkdtemp(prefix="vinci-t-", dir="/tmp"))
+    state.chmod(0o711)  # QEMU's user has to get through
     installation = Installation(state, ROOT / "examples" / "hospital.yaml")
     try:
         installation.check("up", str(installation.file), seconds=600)

@@ -112,7 +112,8 @@ class Reconciler:
             self.reachable &= kept
             missing = [vm for vm in wanted if vm.name not in kept]
             await self._start(name, plan, missing, outcome, report)
-            await self._configure(plan, wanted, outcome, report)
+            started = [vm for vm in wanted if vm.name in kept or vm.name in self._booting]
+            await self._configure(plan, started, outcome, report)
             return outcome
 
     async def stop_all(self, report: Report) -> Outcome:
@@ -170,7 +171,7 @@ class Reconciler:
             payload = await self._in_thread(partial(boot_payload, plan, vm))
             files = self._guests.prepare(vm, payload)
             xml = domain_xml(name, vm, files, self._accelerator)
-            await self._in_thread(partial(self._host.start, xml))
+            await self._in_thread(partial(self._host.start, vm.name, xml))
             self._consoles.listen(vm.name)
             live = await self._in_thread(partial(live_payload, plan, vm))
             self._booting[vm.name] = _digest(live)  # what it boots with needs no second delivery

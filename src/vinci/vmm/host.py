@@ -118,7 +118,7 @@ class VmHost:
             )
         return found
 
-    def start(self, xml: str) -> None:
+    def start(self, name: str, xml: str) -> None:
         """Start a transient VM from its definition.
 
         Raises:
@@ -127,7 +127,7 @@ class VmHost:
         try:
             self._connection.createXML(xml, libvirt.VIR_DOMAIN_NONE)
         except libvirt.libvirtError as error:
-            raise VmmError(f"the VM cannot be started: {error}") from error
+            raise VmmError(f"VM {name} cannot be started: {error}") from error
 
     def stop(self, name: str) -> None:
         """End a VM at once; no error when it has ended already.
@@ -223,6 +223,9 @@ def _write_configuration(root: Path) -> None:
         user = pwd.getpwnam(QEMU_USER)
     except KeyError as error:
         raise VmmError(f"there is no user {QEMU_USER}: run `make install`") from error
+    closed = [folder for folder in root.parents if not folder.stat().st_mode & 0o001]
+    if closed:
+        raise VmmError(f"QEMU's user {QEMU_USER} cannot enter {closed[-1]}: run `chmod o+x {closed[-1]}`")
     ram = ram_directory(root)
     ram.mkdir(parents=True, exist_ok=True)
     os.chown(ram, user.pw_uid, user.pw_gid)
