@@ -12,6 +12,7 @@ import hashlib
 import json
 import socket
 import subprocess
+import tempfile
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 
 import asyncssh
 import pytest
-from fs_rig.rig import Machine, Rig, Wire, open_rig
+from fs_rig.rig import Machine, Rig, Wire
 
 from vinci.images.build import Images, ensure_images, find_images
 from vinci.images.manifest import read_manifest, scan
@@ -78,11 +79,11 @@ def images() -> Images:
 @pytest.fixture(scope="module")
 def bench(images: Images) -> Iterator[Bench]:
     loop = asyncio.new_event_loop()
-    rig_context = open_rig(images)
+    rig = Rig(images, Path(tempfile.mkdtemp(prefix="vinci-images-")))
     try:
-        yield Bench(loop, loop.run_until_complete(rig_context.__aenter__()))
+        yield Bench(loop, rig)
     finally:
-        loop.run_until_complete(rig_context.__aexit__(None, None, None))
+        loop.run_until_complete(rig.close())
         loop.close()
 
 
