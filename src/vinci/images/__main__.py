@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m vinci.images [CACHE]`: build the guest images when the cache has none, and say where they are."""
+"""`python -m vinci.images [--prune]`: build the guest images when they are out of date; or remove old ones."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import os
 import sys
 from pathlib import Path
 
-from vinci.images.build import ensure_images
-from vinci.images.run import ImageError
+from vinci.images.build import ImageError, ensure_images
+from vinci.images.prune import prune
 
 DEFAULT_CACHE = "/var/cache/vinci/images"
 
 
-def main() -> int:
-    """Build and print; exit status 0 done, 2 wrong usage, 3 failed."""
-    if len(sys.argv) > 2:
-        print(f"usage: {sys.argv[0]} [CACHE]", file=sys.stderr)
+def main(words: list[str]) -> int:
+    """Build or prune the cache that VINCI_IMAGES names; exit status 0 done, 2 wrong usage, 3 failed."""
+    cache = Path(os.environ.get("VINCI_IMAGES", DEFAULT_CACHE))
+    if words == ["--prune"]:
+        for name in prune(cache):
+            print(f"images: removed {name}")
+        return 0
+    if words:
+        print("usage: python -m vinci.images [--prune]", file=sys.stderr)
         return 2
-    cache = Path(sys.argv[1] if len(sys.argv) == 2 else os.environ.get("VINCI_IMAGES", DEFAULT_CACHE))
     try:
         images = ensure_images(cache, lambda step: print(f"images: {step}", flush=True))
     except ImageError as problem:
@@ -29,4 +33,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 GUEST_DIRECTORY = Path(guest.__file__).parent
 _BUILD_PREFIX = ".build-"
 _KEPT_PREFIX = ".kept-"
-_CURRENT = "current"
+CURRENT = "current"
 """Symlink to the set that was last asked for."""
 OWN_MODULE = "vinci_nfsd"
 """The module of `vinci/guest/kernel`."""
@@ -81,7 +81,7 @@ def ensure_images(cache_dir: Path, progress: Progress = lambda step: None, spec:
     with locked(cache_dir):
         ingredients = inputs.collect(spec, GUEST_DIRECTORY, cache_dir, progress)
         final = made_once(cache_dir, ingredients.digest, lambda work: _build(spec, ingredients, work, progress))
-        _point_to(cache_dir / _CURRENT, final.name)
+        _point_to(cache_dir / CURRENT, final.name)
     return images_in(final, ingredients.digest, spec)
 
 
@@ -111,7 +111,7 @@ def find_images(cache_dir: Path, spec: ImageSpec = SPEC) -> Images:
     Raises ImageError when there are none.
     """
     try:
-        directory = (cache_dir / _CURRENT).resolve(strict=True)
+        directory = (cache_dir / CURRENT).resolve(strict=True)
     except OSError as missing:
         raise ImageError(f"no guest images in {cache_dir}: `make images` builds them") from missing
     return images_in(directory, directory.name, spec)

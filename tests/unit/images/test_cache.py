@@ -10,6 +10,7 @@ import pytest
 
 from vinci.images.build import GUEST_DIRECTORY, ImageError, find_images, locked, made_once
 from vinci.images.inputs import own_digest, tree_digest
+from vinci.images.prune import prune as prune_cache
 from vinci.images.rootfs import guest_sources, prune
 from vinci.images.spec import GUEST_FILES, SPEC, RootKind
 
@@ -126,3 +127,15 @@ def test_pruning_takes_patterns_and_set_uid_bits(tmp_path: Path) -> None:
     assert not list((tmp_path / "var/log").iterdir())
     assert (tmp_path / "usr/bin/su").stat().st_mode & 0o7777 == 0o755
     assert (tmp_path / "usr/bin/plain").stat().st_mode & 0o7777 == 0o750
+
+
+def test_pruning_keeps_what_is_current_or_in_use(tmp_path: Path) -> None:
+    current, used, old = ("a" * 24, "b" * 24, "c" * 24)
+    for name in (current, used, old, ".kept-app-x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "app.erofs").write_text("")
+    (tmp_path / "current").symlink_to(current)
+    with (tmp_path / used / "app.erofs").open():
+        assert prune_cache(tmp_path) == [old]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".kept-app-x", ".lock", current, used, "current"]
+    assert prune_cache(tmp_path) == [used]
