@@ -6,6 +6,7 @@ Run: .venv/bin/python bench/check.py [VMs …]
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import time
@@ -49,30 +50,31 @@ def measure(vms: int) -> tuple[list[float], int]:
     return [reading, typing, checking, proving, expecting, closing, compiling], len(problems)
 
 
-def whole_command(vms: int) -> float:
-    """Wall seconds of `vinci check` in a process of its own."""
+def whole_command(vms: int) -> tuple[float, float]:
+    """Wall and CPU seconds of `vinci check` in a process of its own."""
     with TemporaryDirectory() as directory:
         file = Path(directory) / "big.yaml"
         file.write_text(big_file(vms))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         start = time.monotonic()
-        subprocess.run(
-            [sys.executable, "-c", "from vinci.cli.main import main; main()", "check", str(file)],
-            check=True,
-            capture_output=True,
-        )
-        return time.monotonic() - start
+        command = [sys.executable, "-c", "from vinci.cli.main import main; main()", "check", str(file)]
+        subprocess.run(command, check=True, capture_output=True)
+        wall = time.monotonic() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main(sizes: list[int]) -> None:
     """Print one line a size."""
     steps = ["read", "type", "check", "prove", "expect", "closure", "compile"]
-    print("   VMs  " + "".join(f"{step:>9}" for step in steps) + "      sum   per VM   vinci check")
+    print("   VMs  " + "".join(f"{step:>9}" for step in steps) + "      sum   per VM   vinci check: wall      CPU")
     for vms in sizes:
         seconds, problems = measure(vms)
         assert problems == 0
         total = sum(seconds)
         columns = "".join(f"{second:8.2f}s" for second in seconds)
-        print(f"{vms:6}  {columns} {total:7.2f}s {total / vms * 1e6:6.0f}us {whole_command(vms):10.2f}s", flush=True)
+        wall, cpu = whole_command(vms)
+        print(f"{vms:6}  {columns} {total:7.2f}s {total / vms * 1e6:6.0f}us {wall:17.2f}s {cpu:7.2f}s", flush=True)
 
 
 if __name__ == "__main__":

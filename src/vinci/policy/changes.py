@@ -14,6 +14,9 @@ from vinci.model.services import resolve_service, service_name
 from vinci.policy.flows import Analysis, Passage, analyse, hop_text
 from vinci.policy.graph import Hop, HopKind
 
+MAX_WAYS = 100
+"""Most longer ways that are told one by one."""
+
 
 class ChangeKind(StrEnum):
     """Whether something becomes possible, stops being possible, or opens a way down."""
@@ -118,15 +121,22 @@ def _labels(infrastructure: Infrastructure) -> _Facts:
 
 
 def _ways_down(old: Infrastructure | None, new: Infrastructure) -> list[FlowChange]:
-    """New hops that go down, then pairs of communities between which information newly gets down by a longer way."""
+    """New hops that go down, then pairs of communities between which information newly gets down by a longer way.
+
+    Where nothing was in force, the hops say everything.
+    """
     before = analyse(old) if old is not None else None
     after = analyse(new)
     known = {_identity(before.graph.infrastructure, hop) for hop in _down_hops(before)} if before else set()
     fresh = [hop for hop in _down_hops(after) if _identity(new, hop) not in known]
     changes = [_opened(new, str(hop.source), str(hop.target), (hop,)) for hop in fresh]
     told = {(hop.source.name, hop.target.name) for hop in fresh}
-    for start, end in sorted(_downward(after) - (_downward(before) if before else frozenset()) - told):
+    longer = sorted(_downward(after) - _downward(before) - told) if before else []
+    for start, end in longer[:MAX_WAYS]:
         changes.append(_opened(new, start, end, after.way(start, end)))
+    if len(longer) > MAX_WAYS:
+        more = f"information gets down between {len(longer) - MAX_WAYS} more pairs of communities"
+        changes.append(FlowChange(ChangeKind.OPENS_DOWNWARD, more, ()))
     return changes
 
 
