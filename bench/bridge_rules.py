@@ -37,8 +37,9 @@ from typing import Any
 from nftables import Nftables
 from pyroute2 import IPRoute, netns
 
-from vinci.node.network import apply_rules, ensure_namespace, remove_namespace
-from vinci.plan.bridge_rules import bridge_ruleset, port_added, port_group, port_removed
+from vinci.node.network import ensure_namespace, remove_namespace
+from vinci.node.rules import Rules
+from vinci.plan.bridge_rules import bridge_ruleset, difference, port_group
 from vinci.plan.types import Bridge, Port
 
 PORT = 9999
@@ -81,7 +82,7 @@ def run(*command: str, text: str | None = None) -> None:
 
 
 def ours(bridge: Bridge) -> None:
-    apply_rules(bridge_ruleset([bridge]))
+    Rules().apply(bridge_ruleset([bridge]))
 
 
 def pairs_nft(bridge: Bridge) -> None:
@@ -334,23 +335,25 @@ def measure_rates(bridge: Bridge, schemes: list[str], rounds: int) -> dict[str, 
 
 
 def measure_changes(bridge: Bridge, rounds: int) -> dict[str, float]:
-    """Milliseconds to add and to remove the last VM while the others' rules are in force, plan included."""
-    last = bridge.ports[-1]
-    smaller = replace(bridge, ports=bridge.ports[:-1])
-    added, removed = [], []
+    """Milliseconds to add and to remove the last VM while the others' rules are in force, as the agent does it."""
+    gone = bridge.ports[-1].tap
+    smaller = replace(
+        bridge,
+        ports=tuple(replace(port, peers=tuple(tap for tap in port.peers if tap != gone)) for port in bridge.ports[:-1]),
+    )
+    times: dict[str, list[float]] = {"add_ms": [], "remove_ms": []}
     node = Namespace(f"bench{os.getpid()}")
     try:
-        node(apply_rules, bridge_ruleset([smaller]))
+        rules = node(Rules)
+        node(rules.apply, bridge_ruleset([smaller]))
         for _ in range(rounds):
-            started = time.perf_counter()
-            node(lambda: apply_rules(port_added(bridge, last)))
-            added.append(time.perf_counter() - started)
-            started = time.perf_counter()
-            node(lambda: apply_rules(port_removed(bridge, last)))
-            removed.append(time.perf_counter() - started)
+            for name, before, after in (("add_ms", smaller, bridge), ("remove_ms", bridge, smaller)):
+                started = time.perf_counter()
+                node(rules.apply, difference([before], [after]))
+                times[name].append((time.perf_counter() - started) * 1000)
     finally:
         node.close()
-    return {"add_ms": statistics.median(added) * 1000, "remove_ms": statistics.median(removed) * 1000}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def main() -> int:

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from pyroute2 import IPRoute, netns
 
-from vinci.node.network import apply_rules, ensure_namespace, remove_namespace
+from vinci.node.network import ensure_namespace, remove_namespace
 from vinci.node.packet_log import DroppedFrame, PacketLog
+from vinci.node.rules import Rules
 from vinci.plan.bridge_rules import bridge_ruleset, port_group
 from vinci.plan.types import Bridge, Port
 
@@ -29,6 +30,7 @@ ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 EVENT_SECONDS = 10.0
+NO_RULES = {"nftables": [{"flush": {"ruleset": None}}]}
 NO_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 
 
@@ -43,6 +45,11 @@ def tap_of(address: str) -> str:
 def port(address: str, peers: Iterable[str], routed: Iterable[str] = ()) -> Port:
     networks = tuple(IPv4Network(network) for network in routed)
     return Port(tap_of(address), mac_of(address), IPv4Address(address), tuple(map(tap_of, peers)), networks)
+
+
+def apply(ruleset: dict[str, Any]) -> None:
+    """Applies rules in the calling thread's namespace."""
+    Rules().apply(ruleset)
 
 
 class InNamespace:
@@ -137,11 +144,11 @@ class Rig:
             netlink.link("set", index=index, master=self.bridge_index, group=group, state="up")
 
     def load(self, ruleset: dict[str, Any] | None = None) -> None:
-        self.node(apply_rules, ruleset or bridge_ruleset([self.bridge]))
+        self.node(apply, ruleset or bridge_ruleset([self.bridge]))
 
     def flush(self) -> None:
         """No rules at all."""
-        self.node(apply_rules, {"nftables": [{"flush": {"ruleset": None}}]})
+        self.node(apply, NO_RULES)
 
     def __getitem__(self, address: str) -> Guest:
         return self.guests[address]
@@ -270,8 +277,9 @@ def arp(
     *,
     to_mac: str = BROADCAST,
     source_mac: str | None = None,
-    hardware: int = 1,
+    kind: tuple[int, int, int, int] = (1, 0x0800, 6, 4),
 ) -> bytes:
-    packet = struct.pack("!HHBBH", hardware, 0x0800, 6, 4, operation)
+    """An ARP packet; `kind` says for which hardware, which protocol, and how long the addresses of both are."""
+    packet = struct.pack("!HHBBH", *kind, operation)
     packet += bytes.fromhex(sender_mac.replace(":", "")) + IPv4Address(sender).packed + bytes(6)
     return ether(to_mac, source_mac or sender_mac, 0x0806, packet + IPv4Address(target).packed)

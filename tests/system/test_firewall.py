@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_rig import InNamespace
+from network_rig import NO_RULES, InNamespace, apply
 from nftables import Nftables
 from pyroute2 import IPRoute
 
 from vinci.model.infrastructure import Protocol
-from vinci.node.network import apply_rules
 from vinci.plan.firewall_rules import FlowDenial, firewall_ruleset
 from vinci.plan.types import Firewall, FlowRule
 
@@ -73,12 +72,12 @@ class Row:
 
     def load(self, at_clients: tuple[FlowRule, ...] = FLOWS, at_servers: tuple[FlowRule, ...] = FLOWS) -> None:
         a, b = walls(at_clients, at_servers)
-        self.a(apply_rules, firewall_ruleset(a))
-        self.b(apply_rules, firewall_ruleset(b))
+        self.a(apply, firewall_ruleset(a))
+        self.b(apply, firewall_ruleset(b))
 
     def open(self) -> None:
         for wall in (self.a, self.b):
-            wall(apply_rules, {"nftables": [{"flush": {"ruleset": None}}]})
+            wall(apply, NO_RULES)
 
     def close(self) -> None:
         for each in (self.client, self.a, self.b, self.server):

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from network_rig import BROADCAST, InNamespace, Rig, arp, mac_of, port, tap_of, udp
+from network_rig import BROADCAST, NO_RULES, InNamespace, Rig, apply, arp, mac_of, port, tap_of, udp
 from pyroute2 import IPRoute
 
 from vinci.node.network import (
     NAMESPACES,
     NetworkError,
     NodeNetwork,
-    apply_rules,
     ensure_namespace,
     enter_namespace,
     inside_namespace,
     remove_namespace,
-    rules_generation,
 )
+from vinci.node.rules import Rules
 from vinci.plan.types import Bridge
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")]
@@ -55,7 +54,11 @@ def links() -> dict[str, Any]:
 
 
 def flush() -> None:
-    apply_rules({"nftables": [{"flush": {"ruleset": None}}]})
+    apply(NO_RULES)
+
+
+def generation() -> int:
+    return Rules().generation()
 
 
 def test_a_namespace_is_made_once_entered_and_removed() -> None:
@@ -99,9 +102,9 @@ def test_the_hosts_network_is_never_touched(inside: InNamespace, network: NodeNe
 
 def test_the_second_time_nothing_changes(inside: InNamespace, network: NodeNetwork) -> None:
     assert inside(network.converge, [VCN, OTHER])
-    generation = inside(rules_generation)
+    before = inside(generation)
     assert inside(network.converge, [VCN, OTHER]) == []
-    assert inside(rules_generation) == generation
+    assert inside(generation) == before
 
 
 def test_bridges_and_ports_are_silent_and_complete(inside: InNamespace, network: NodeNetwork) -> None:
@@ -173,10 +176,10 @@ def test_what_no_plan_names_any_more_is_removed(inside: InNamespace, network: No
 
 def test_refused_rules_leave_those_in_force(inside: InNamespace, network: NodeNetwork) -> None:
     inside(network.converge, [VCN])
-    generation = inside(rules_generation)
+    before = inside(generation)
     with pytest.raises(NetworkError, match="refused the rules"):
-        inside(apply_rules, {"nftables": [{"flush": {"ruleset": None}}, {"add": {"rule": {"family": "bridge"}}}]})
-    assert inside(rules_generation) == generation
+        inside(apply, {"nftables": [{"flush": {"ruleset": None}}, {"add": {"rule": {"family": "bridge"}}}]})
+    assert inside(generation) == before
 
 
 # With guests on the ports, and the flags that stand behind the rules --------------------------------------------------

@@ -14,20 +14,15 @@ another's frames to its port by claiming the other's MAC.
 from __future__ import annotations
 
 import re
-import socket
-import struct
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from nftables import Nftables
 from pyroute2 import IPRoute, netns
-from pyroute2.netlink.exceptions import NetlinkError
 
+from vinci.node.rules import NetworkError, Rules, network_errors
 from vinci.plan.bridge_rules import bridge_ruleset, difference, isolated_ports, port_group
-from vinci.plan.nft import Ruleset
 from vinci.plan.types import Bridge, Port
 
 NAMESPACES = Path("/run/netns")
@@ -46,10 +41,6 @@ _SYSCTLS = {
 }
 
 
-class NetworkError(OSError):
-    """The node's network cannot be made what it has to be; the text says what failed."""
-
-
 # The namespace --------------------------------------------------------------------------------------------------------
 
 
@@ -60,7 +51,7 @@ def ensure_namespace(name: str) -> bool:
         NetworkError: it cannot be made.
     """
     path = NAMESPACES / name
-    with _errors(f"network namespace {name}"):
+    with network_errors(f"network namespace {name}"):
         if path.exists():
             if _is_namespace(path):
                 return False
@@ -79,7 +70,7 @@ def enter_namespace(name: str) -> None:
     """
     if threading.active_count() != 1:
         raise NetworkError("the network namespace has to be entered before other threads start")
-    with _errors(f"network namespace {name}"):
+    with network_errors(f"network namespace {name}"):
         netns.setns(name, flags=0)
 
 
@@ -89,7 +80,7 @@ def remove_namespace(name: str) -> None:
     It lives on until the last process has left it.
     """
     if (NAMESPACES / name).exists():
-        with _errors(f"network namespace {name}"):
+        with network_errors(f"network namespace {name}"):
             netns.remove(name)
 
 
@@ -105,51 +96,6 @@ def _is_namespace(path: Path) -> bool:
     return any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines())
 
 
-@contextmanager
-def _errors(what: str) -> Iterator[None]:
-    """netlink's errors as ours."""
-    try:
-        yield
-    except NetlinkError as error:
-        raise NetworkError(error.code, f"{what}: {error.args[-1]}") from error
-    except NetworkError:
-        raise
-    except OSError as error:
-        raise NetworkError(error.errno, f"{what}: {error}") from error
-
-
-# Rules ----------------------------------------------------------------------------------------------------------------
-
-
-def apply_rules(ruleset: Ruleset) -> None:
-    """Apply one nftables transaction in the calling thread's namespace: all of it or nothing.
-
-    Raises:
-        NetworkError: nftables refused it; what was in force stays.
-    """
-    status, _output, error = Nftables().json_cmd(ruleset)
-    if status != 0:
-        raise NetworkError(f"nftables refused the rules: {' '.join(str(error).split())[:500]}")
-
-
-def rules_generation() -> int:
-    """The number of the namespace's rules: any transaction of anybody makes it another one.
-
-    Raises:
-        NetworkError: the kernel did not tell.
-    """
-    nftables_subsystem, get_generation, request = 10, 16, 1
-    message = struct.pack("=IHHII4x", 20, nftables_subsystem << 8 | get_generation, request, 1, 0)
-    with _errors("generation of the rules"), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
-        netlink.settimeout(5)
-        netlink.send(message)
-        answer = netlink.recv(4096)
-    # Header (16), nfgenmsg (4), then the first attribute: length, type 1, the number in network order.
-    if len(answer) < 28 or struct.unpack_from("=HH", answer, 20) != (8, 1):
-        raise NetworkError("the kernel does not tell the generation of its rules")
-    return int(struct.unpack_from("!I", answer, 24)[0])
-
-
 # Bridges and ports ----------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +108,7 @@ class NodeNetwork:
         self._lock = threading.Lock()
         self._bridges: tuple[Bridge, ...] = ()
         self._quarantined: frozenset[str] = frozenset()
+        self._rules: Rules | None = None
         self._generation: int | None = None
 
     def converge(self, bridges: Sequence[Bridge], quarantined: Collection[str] | None = None) -> list[str]:
@@ -175,7 +122,7 @@ class NodeNetwork:
             NetworkError: it could not be done. What is in force is then never wider than before and after.
             ValueError: two ports share a tap or an address.
         """
-        with self._lock, _errors("the node's network"):
+        with self._lock, network_errors("the node's network"):
             if not inside_namespace(self._namespace):
                 raise NetworkError(f"this thread is not in the network namespace {self._namespace}")
             _set_sysctls()
@@ -208,18 +155,19 @@ class NodeNetwork:
 
     def _converge_rules(self, bridges: tuple[Bridge, ...], quarantined: frozenset[str]) -> list[str]:
         """Change the rules by the difference; replace all of them when they are not known to be ours."""
-        known, intact = self._generation is not None, rules_generation() == self._generation
-        wanted = (bridges, quarantined)
+        if self._rules is None:
+            self._rules = Rules()
+        known, intact = self._generation is not None, self._rules.generation() == self._generation
         if not intact:
-            apply_rules(bridge_ruleset(*wanted))
+            self._rules.apply(bridge_ruleset(bridges, quarantined))
             change = ["the bridges' rules had been changed by somebody else and were replaced"] if known else []
         else:
             rules = difference(self._bridges, bridges, self._quarantined, quarantined)
             if not rules["nftables"]:
                 return []
-            apply_rules(rules)
+            self._rules.apply(rules)
             change = ["the bridges' rules were changed"]
-        self._bridges, self._quarantined, self._generation = bridges, quarantined, rules_generation()
+        self._bridges, self._quarantined, self._generation = bridges, quarantined, self._rules.generation()
         return change if known else ["the bridges' rules were put in force"]
 
 

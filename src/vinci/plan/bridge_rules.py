@@ -15,6 +15,7 @@ See docs/explanation/network.md for what each rule is there for.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, collapse_addresses
 
 from vinci.plan.bridge_filter import TABLE, recorded_as, skeleton
@@ -55,8 +56,9 @@ def difference(
     Raises ValueError as `bridge_ruleset` does.
     """
     _check_distinct(after)
-    old = {element: None for bridge in before for element in _bridge_elements(bridge, quarantined_before)}
-    new = {element: None for bridge in after for element in _bridge_elements(bridge, quarantined_after)}
+    touched = _touched(before, after, frozenset(quarantined_before) ^ frozenset(quarantined_after))
+    old = dict.fromkeys(_touched_elements(before, touched, quarantined_before))
+    new = dict.fromkeys(_touched_elements(after, touched, quarantined_after))
     gone = [element for element in old if element not in new]
     come = [element for element in new if element not in old]
     return {"nftables": [*_removing(gone), *_adding_with_recorders(come)]}
@@ -127,11 +129,53 @@ def _port_elements(bridge: Bridge, port: Port, quarantined: Collection[str]) -> 
     if port.tap in quarantined:
         yield _in_quarantine(port)
         return
-    mine = frozenset(port.peers)
-    for other in bridge.ports:
-        if other.tap in mine and other.tap != port.tap and other.tap not in quarantined and port.tap in other.peers:
-            yield from _pair(port, other)
-            yield from _pair(other, port)
+    ports = {each.tap: each for each in bridge.ports}
+    for name in port.peers:
+        if name in ports:
+            yield from _mutual(port, ports[name], quarantined)
+
+
+@dataclass(frozen=True, slots=True)
+class _Touched:
+    """Where two plans may differ: whole ports, and for ports that stay the same the peers that come or go."""
+
+    ports: frozenset[str]
+    peers: dict[str, frozenset[str]]
+
+
+def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: frozenset[str]) -> _Touched:
+    old = {port.tap: (bridge, port) for bridge in before for port in bridge.ports}
+    new = {port.tap: (bridge, port) for bridge in after for port in bridge.ports}
+    ports = {tap for tap in old.keys() | new.keys() if tap not in old or tap not in new} | requarantined
+    peers = {}
+    for tap in old.keys() & new.keys():
+        (bridge, port), (new_bridge, new_port) = old[tap], new[tap]
+        same_bridge = (bridge.name, bridge.subnet) == (new_bridge.name, new_bridge.subnet)
+        if not same_bridge or replace(port, peers=()) != replace(new_port, peers=()):
+            ports.add(tap)
+        elif port.peers != new_port.peers:
+            peers[tap] = frozenset(port.peers) ^ frozenset(new_port.peers)
+    return _Touched(frozenset(ports), peers)
+
+
+def _touched_elements(bridges: Sequence[Bridge], touched: _Touched, quarantined: Collection[str]) -> Iterator[_Element]:
+    for bridge in bridges:
+        ports = {port.tap: port for port in bridge.ports}
+        for port in bridge.ports:
+            if port.tap in touched.ports:
+                yield from _port_elements(bridge, port, quarantined)
+            elif port.tap in touched.peers and port.tap not in quarantined:
+                for name in sorted(touched.peers[port.tap] & ports.keys()):
+                    yield from _mutual(port, ports[name], quarantined)
+
+
+def _mutual(port: Port, other: Port, quarantined: Collection[str]) -> Iterator[_Element]:
+    """What two ports may send each other, which is nothing unless each names the other."""
+    if other.tap == port.tap or other.tap in quarantined:
+        return
+    if other.tap in port.peers and port.tap in other.peers:
+        yield from _pair(port, other)
+        yield from _pair(other, port)
 
 
 def _in_quarantine(port: Port) -> _Element:

@@ -81,9 +81,9 @@ def frames(ports: list[Port]) -> st.SearchStrategy[dict[str, object]]:
             **ether,
             "ether.type": st.just("arp"),
             "arp.htype": st.sampled_from([1, 1, 1, 6]),
-            "arp.ptype": st.just("ip"),
-            "arp.hlen": st.just(6),
-            "arp.plen": st.just(4),
+            "arp.ptype": st.sampled_from(["ip", "ip", "ip", "ip6"]),
+            "arp.hlen": st.sampled_from([6, 6, 6, 8]),
+            "arp.plen": st.sampled_from([4, 4, 4, 16]),
             "arp.operation": st.sampled_from(["request", "reply", "rrequest"]),
             "arp.saddr ether": macs,
             "arp.saddr ip": addresses,
@@ -105,7 +105,7 @@ def is_legal(frame: dict[str, object], source: Port, to: Port, subnet: IPv4Netwo
         own = (frame["arp.saddr ether"], frame["arp.saddr ip"]) == (source.mac, str(source.address))
         asked = frame["arp.daddr ip"] == str(to.address)
         unicast = frame["ether.daddr"] != BROADCAST
-        ordinary = frame["arp.htype"] == 1
+        ordinary = [frame[f"arp.{name}"] for name in ("htype", "ptype", "hlen", "plen")] == [1, "ip", 6, 4]
         return own and asked and ordinary and (
             frame["arp.operation"] == "request" or (frame["arp.operation"] == "reply" and unicast)
         )  # fmt: skip
