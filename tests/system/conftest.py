@@ -88,9 +88,7 @@ class Installation:
         """The number of the next record."""
         return max((record["id"] for record in self.audit()), default=0) + 1
 
-    def wait_for_audit(
-        self, since: int, fits: Callable[[dict[str, Any]], bool], seconds: float = 30
-    ) -> dict[str, Any]:
+    def wait_for_audit(self, since: int, fits: Callable[[dict[str, Any]], bool], seconds: float = 30) -> dict[str, Any]:
         """The first record from a number on that fits; fails when none comes."""
         deadline = time.monotonic() + seconds
         seen: list[dict[str, Any]] = []

@@ -105,7 +105,7 @@ def _raw(hospital: Installation, data: bytes) -> bytes:
         b"\x00\xff" * 5000,
         b"GET / HTTP/1.1\r\n\r\n",
         b"POST /v1/up HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n",
-        b"POST /v1/password HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{\"user\":1",
+        b'POST /v1/password HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{"user":1',
         b"POST /v1/password HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n" + b"[" * 60000,
         b"GET /v1/audit?since=minus HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET /v1/console?vm=../../etc/passwd HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -132,9 +132,8 @@ def test_a_broken_file_is_refused_and_what_runs_goes_on(hospital: Installation, 
 
 def test_many_requests_at_once_are_all_answered(hospital: Installation) -> None:
     with ThreadPoolExecutor(16) as pool:
-        answers = list(
-            pool.map(lambda _: _raw(hospital, b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"), range(64))
-        )
+        request = b"GET /v1/status HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        answers = list(pool.map(lambda _: _raw(hospital, request), range(64)))
     assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 

@@ -45,8 +45,10 @@ def test_what_is_enforced_is_what_was_declared(hospital: Installation, tmp_path:
 
 
 def test_a_user_works_in_the_community(hospital: Installation) -> None:
-    done = hospital.login("sally", "id -un; hostname; pwd; cat /shares/prescriptions/.vinci-verify >/dev/null && echo read")
-    assert (done.status, done.out.split()) == (0, ["sally", "nurses-1", "/home/sally", "read"])
+    done = hospital.login(
+        "sally", "id -un; hostname; pwd; cat /shares/prescriptions/.vinci-verify >/dev/null && echo read"
+    )
+    assert (done.status, done.out.split()) == (0, ["sally", "nurses-1", "/home/sally", "0"])
 
 
 def test_exit_status_and_streams_of_a_command_come_through(hospital: Installation) -> None:

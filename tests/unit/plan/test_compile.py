@@ -70,7 +70,10 @@ def test_subject_table_holds_only_the_pairs_of_open_sessions(plan: Plan) -> None
     vm = next(vm for vm in node.vms if vm.community == member.community and vm.kind is VmKind.APP)
     table = subject_table(node.file_services[0], node, [(vm.name, "sally", member.community)])
     rows = [line.split("\t") for line in table.splitlines()]
-    assert [row[:2] for row in rows] == [[str(vm.nics[0].address), "0"], [str(vm.nics[0].address), str(member.local_uid)]]
+    assert [row[:2] for row in rows] == [
+        [str(vm.nics[0].address), "0"],
+        [str(vm.nics[0].address), str(member.local_uid)],
+    ]
     assert "mount_t" in rows[0][4]
     assert rows[1][4] == member.context
 
