@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Two raw QEMU machines for the tests of the file service: an FS-VM, and one VM whose network namespaces are its clients.
+"""Two raw QEMU machines for the tests of the file service: an FS-VM, and a VM whose network namespaces are clients.
 
 No libvirt, no agent: the guest images, the commands in them and the module are what is tested. The wires between the
 two machines are Unix sockets of QEMU's, so nothing of the host's network is touched.
@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
 
-from vinci.images.build import GUEST_DIRECTORY, Images
+from vinci.images.build import Images
 from vinci.node.channel import Channel, ChannelError, Result
 from vinci.vmm.domain import BASE_CMDLINE, SELINUX_CMDLINE
 
@@ -53,7 +51,9 @@ class Machine:
         """Run a shell script that has to succeed; its output."""
         result = await self.sh(script, stdin, seconds)
         if result.status != 0:
-            raise AssertionError(f"{self.name}: {script!r} -> {result.status}: {result.text}{result.untrusted_stderr!r}")
+            raise AssertionError(
+                f"{self.name}: {script!r} -> {result.status}: {result.text}{result.untrusted_stderr!r}"
+            )
         return result.text
 
     async def put(self, path: str, content: bytes, mode: str = "0755") -> None:
@@ -154,25 +154,3 @@ class Rig:
             with contextlib.suppress(ProcessLookupError):
                 await machine.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-@contextlib.asynccontextmanager
-async def open_rig(images: Images) -> AsyncIterator[Rig]:
-    """A rig that is gone afterwards, whatever happened (kept and named when VINCI_KEEP_RIG is set)."""
-    rig = Rig(images, Path(tempfile.mkdtemp(prefix="vinci-fs-rig-")))
-    try:
-        yield rig
-    finally:
-        if os.environ.get("VINCI_KEEP_RIG"):
-            for machine in rig.machines:
-                await machine.kill()
-            print(f"kept: {rig.folder}")
-        else:
-            await rig.close()
-
-
-async def renew_commands(machine: Machine) -> None:
-    """Put the working tree's commands into a running FS-VM in place of the image's."""
-    for path in sorted((GUEST_DIRECTORY / "fs").iterdir()):
-        if path.suffix != ".md":
-            await machine.put(f"/usr/lib/vinci/{path.name}", path.read_bytes())

@@ -45,7 +45,7 @@ struct selinux_audit_data {
 
 struct note {
 	struct task_struct *task;
-	bool filled, by_selinux;
+	bool filled, by_selinux, nothing_granted;
 	enum vinci_reason reason;
 	char source[MAX_CONTEXT], target[MAX_CONTEXT];
 	u16 class;
@@ -96,7 +96,7 @@ void events_clear(void)
 
 	if (!note || !note->filled)
 		return;
-	note->filled = note->by_selinux = false;
+	note->filled = note->by_selinux = note->nothing_granted = false;
 	note->source[0] = note->target[0] = note->name[0] = '\0';
 	note->inode = 0;
 	note->reason = REASON_DENIED;
@@ -136,6 +136,21 @@ void events_note(enum vinci_reason reason, struct dentry *dentry)
 	spin_lock(&dentry->d_lock);
 	strscpy(note->name, dentry->d_name.name, sizeof(note->name));
 	spin_unlock(&dentry->d_lock);
+}
+
+void events_nothing_granted(void)
+{
+	struct note *note = my_note(true);
+
+	if (note)
+		note->filled = note->nothing_granted = true;
+}
+
+bool events_were_denied(void)
+{
+	struct note *note = my_note(false);
+
+	return note && note->nothing_granted;
 }
 
 static void on_audit(void *unused, struct selinux_audit_data *sad, char *scontext, char *tcontext, const char *tclass)

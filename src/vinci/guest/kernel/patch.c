@@ -19,6 +19,7 @@
 typeof(nfsd_vfs_write) *original_vfs_write;
 static typeof(nfsd_dispatch) *original_dispatch;
 static typeof(nfsd_permission) *original_permission;
+static typeof(nfsd_access) *original_access;
 static typeof(rqst_exp_find) *original_exp_find;
 static typeof(nfsd_readv) *original_readv;
 static typeof(nfsd_splice_read) *original_splice_read;
@@ -50,11 +51,11 @@ static int vinci_setuser(struct svc_rqst *rqstp, struct svc_export *exp)
 	int error = 0;
 
 	cred = subjects_get(subjects_address(rqstp), from_kuid(&init_user_ns, rqstp->rq_cred.cr_uid));
-	if (!cred) {
+	if (IS_ERR(cred)) {
+		error = PTR_ERR(cred);
 		events_note(REASON_UNKNOWN, NULL);
 		/* What goes on all the same acts as the kernel itself, which has no right on any share. */
 		cred = get_cred(current_real_cred());
-		error = -EACCES;
 	}
 	put_cred(override_creds(cred));
 	put_cred(cred);
@@ -95,7 +96,7 @@ static int vinci_dispatch(struct svc_rqst *rqstp, __be32 *statp)
 	result = original_dispatch(rqstp, statp);
 	/* The reply is the server's own act, and the next request starts without this one's rights. */
 	revert_creds(get_cred(current_real_cred()));
-	if (*statp == rpc_success && refused(reply_status(rqstp)))
+	if (*statp == rpc_success && (refused(reply_status(rqstp)) || events_were_denied()))
 		events_denied(rqstp);
 	return result;
 }
@@ -126,6 +127,16 @@ static __be32 vinci_permission(struct svc_rqst *rqstp, struct svc_export *exp, s
 out:
 	if (refused(status))
 		events_note(REASON_DENIED, dentry);
+	return status;
+}
+
+static __be32 vinci_access(struct svc_rqst *rqstp, struct svc_fh *fhp, u32 *access, u32 *supported)
+{
+	u32 asked = *access;
+	__be32 status = original_access(rqstp, fhp, access, supported);
+
+	if (!status && asked && !*access)
+		events_nothing_granted();
 	return status;
 }
 
@@ -298,6 +309,7 @@ static struct klp_func nfsd_functions[] = {
 	PATCH("rqst_exp_find", vinci_exp_find),
 	PATCH("nfsd_dispatch", vinci_dispatch),
 	PATCH("nfsd_permission", vinci_permission),
+	PATCH("nfsd_access", vinci_access),
 	PATCH("nfsd_open_verified", vinci_open_verified),
 	PATCH("nfsd_vfs_write", vinci_vfs_write),
 	PATCH("nfsd_readv", vinci_readv),
@@ -329,6 +341,7 @@ static int before_nfsd(struct klp_object *object)
 	original_exp_find = original(object->funcs, "rqst_exp_find");
 	original_dispatch = original(object->funcs, "nfsd_dispatch");
 	original_permission = original(object->funcs, "nfsd_permission");
+	original_access = original(object->funcs, "nfsd_access");
 	original_vfs_write = original(object->funcs, "nfsd_vfs_write");
 	original_readv = original(object->funcs, "nfsd_readv");
 	original_splice_read = original(object->funcs, "nfsd_splice_read");

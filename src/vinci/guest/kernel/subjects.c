@@ -77,14 +77,15 @@ __be32 subjects_address(struct svc_rqst *rqstp)
 
 const struct cred *subjects_get(__be32 address, uid_t uid)
 {
-	const struct cred *cred = NULL;
+	const struct cred *cred = ERR_PTR(-EACCES);
 	const struct table *table;
 	const struct row *row;
 
 	rcu_read_lock();
 	table = rcu_dereference(current_table);
-	row = table ? find(table, address, uid) : NULL;
-	if (row)
+	if (!table)
+		cred = ERR_PTR(-EAGAIN);
+	else if ((row = find(table, address, uid)))
 		cred = get_cred(row->cred);
 	rcu_read_unlock();
 	return cred;

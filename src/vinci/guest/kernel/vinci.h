@@ -27,7 +27,10 @@ int subjects_init(struct proc_dir_entry *dir);
 void subjects_exit(void);
 /* IPv4 address of the request's client, or 0 (which no grant can name). */
 __be32 subjects_address(struct svc_rqst *rqstp);
-/* The credentials of (address, uid) with a reference held, or NULL: no such grant. */
+/*
+ * The credentials of (address, uid) with a reference held. -EACCES: no such grant. -EAGAIN: no table was given since
+ * boot; nothing is served, but clients that were at work before wait instead of losing what they were writing.
+ */
 const struct cred *subjects_get(__be32 address, uid_t uid);
 /* Credentials of one of the module's own types, made once; NULL until the policy knows it. */
 const struct cred *subjects_own(const char *context, bool reads_directories);
@@ -46,6 +49,9 @@ void events_exit(void);
 /* Remember, for the event that this request may end in, what was refused. */
 void events_note(enum vinci_reason reason, struct dentry *dentry);
 void events_clear(void);
+/* An ACCESS request was answered with "nothing at all", which a client takes for a refusal. */
+void events_nothing_granted(void);
+bool events_were_denied(void);
 /* The request has been answered with a refusal. */
 void events_denied(struct svc_rqst *rqstp);
 
