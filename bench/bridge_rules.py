@@ -11,7 +11,8 @@ One run compares, interleaved, each rule scheme with no rules right before it, s
   pairs-iptables    the same by iptables-legacy's physdev match, nearest to the original of 2009
   nwfilter          chains per port as libvirt's nwfilter makes them (clean-traffic), nftables' bridge family
 A VCN has two service VMs and the rest APP-VMs that reach only those; the measured APP-VM is the middle one.
-Traffic is UDP with 18 bytes of payload through the whole stack of two namespaces on two veths, either way.
+Traffic is UDP with 18 bytes of payload through the whole stack of two namespaces on two veths, either way. A rate is
+the best of ten bursts of 5,120 packets; figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from vinci.plan.types import Bridge, Port
 
 PORT = 9999
 PAYLOAD = b"x" * 18
-BATCH, BATCHES = 256, 150
+BATCH, BATCHES, BURSTS = 256, 20, 10
 FIRST = int(IPv4Address("10.16.0.0"))
 
 
@@ -289,13 +290,17 @@ def two_ends(bridge: Bridge) -> Iterator[tuple[Namespace, list[End]]]:
 
 
 def rate(sender: Sender, to: End) -> float:
-    """Packets a second that arrive."""
-    sender.send(10)
+    """Packets a second that arrive: the best of some short bursts, so that other work on the machine counts little."""
+    sender.send(5)
+    return max(_burst(sender, to) for _ in range(BURSTS))
+
+
+def _burst(sender: Sender, to: End) -> float:
     before = to.received()
     took = sender.send(BATCHES)
     arrived = to.received() - before
-    if arrived < BATCH * BATCHES * 0.9:
-        raise RuntimeError(f"only {arrived} of {BATCH * BATCHES} packets arrived")
+    if arrived > BATCH * BATCHES:
+        raise RuntimeError(f"{arrived} packets arrived of {BATCH * BATCHES}: somebody else sends too")
     return arrived / took
 
 

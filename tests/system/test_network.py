@@ -143,6 +143,7 @@ GATEWAY_ATTACKS = {
     "ARP for an address that it routes": (arp(2, mac_of(FW), BEHIND, A, to_mac=mac_of(A)), "spoofed-arp"),
     "DHCP from a routed source": (udp(BEHIND, A, source_mac=mac_of(FW), ports=(67, 68)), "dhcp"),
     "redirect": (icmp(FW, A, 5), "icmp-redirect"),
+    "a routed source for nobody": (udp(BEHIND, "10.20.1.99", source_mac=mac_of(FW), to_mac=mac_of(A)), "not-a-peer"),
 }
 
 

@@ -124,9 +124,7 @@ def _hooks() -> list[Command]:
         rule("forward", IS_IP, in_set(pair, "pairs"), goto("content")),
         rule("forward", IS_ARP, jump("arp_pairs")),
         rule("forward", IS_IP, jump("routing")),
-        # The bridge copies a group frame to each port and once to the host: `input` explains it once.
-        rule("forward", IS_GROUP, COUNT, DROP),
-        # A copy of a frame flooded because the bridge does not know its target yet: no port but the target's counts.
+        # A copy of a flooded frame, at a port not its target's. Of a broadcast, `input` explains the host's copy.
         rule("forward", match(concat(OUT, ETHER_TO), "@macs", "!="), COUNT, DROP),
         rule("forward", goto("explain")),
         TABLE.base_chain("input", filter_priority),
