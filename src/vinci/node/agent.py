@@ -26,6 +26,7 @@ from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
 from vinci.node.sessions import Logins
 from vinci.plan.compile import compile_plan
 from vinci.plan.types import NodePlan, Plan, Vm, VmKind
+from vinci.policy.flows import analyse, leak_problems
 from vinci.store.sqlite import Session, Store
 from vinci.vmm.domain import Accelerator
 from vinci.vmm.host import RunningVm, VmEvent, VmHost, VmState
@@ -99,7 +100,10 @@ class Agent:
         self._use(self.in_force)
 
     def _derive(self, version: int, path: str, text: bytes) -> InForce:
-        infrastructure = parse(text, path).infrastructure
+        declaration = parse(text, path)
+        infrastructure = declaration.infrastructure
+        if leaks := leak_problems(analyse(infrastructure), declaration.source):
+            raise DeclarationError(leaks)
         plan = compile_plan(infrastructure)
         node_plan = next((node for node in plan.nodes if node.node == self.paths.node), None)
         if node_plan is None:
@@ -115,7 +119,7 @@ class Agent:
         """Put a declaration in force and make the node follow it.
 
         Raises:
-            DeclarationError: it does not validate; what was in force stays.
+            DeclarationError: it does not validate, or is not proved; what was in force stays.
         """
         async with self._changing:
             candidate = await asyncio.to_thread(self._derive, 0, path, text)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from vinci.model.infrastructure import Infrastructure
-from vinci.model.problems import ModelPath
+from vinci.model.problems import ModelPath, Problem
 from vinci.model.services import resolve_service, service_name
 from vinci.model.source import Position, Source
 from vinci.policy.closure import HopFilter, reachable, shortest_path
@@ -154,6 +154,17 @@ def describe(graph: FlowGraph, hop: Hop, source: Source) -> Step:
         reason=hop.reason,
         position=source.at(hop.path),
     )
+
+
+def leak_problems(analysis: Analysis, source: Source) -> tuple[Problem, ...]:
+    """The leaks as what is wrong with the file: it is refused for them as for any other error."""
+    problems = []
+    for leak in analysis.leaks:
+        at = source.at(leak.hops[0].path)
+        way = "; ".join(str(describe(analysis.graph, hop, source)) for hop in leak.way)
+        right = f"{leak.change.text}, or {leak.change.alternative}"
+        problems.append(Problem(at.file, at.line, at.column, f"information gets down unexplained: {way}", right))
+    return tuple(problems)
 
 
 def hop_text(infrastructure: Infrastructure, hop: Hop) -> str:

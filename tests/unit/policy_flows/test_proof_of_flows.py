@@ -15,7 +15,7 @@ from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import load, parse
 from vinci.model.problems import ModelPath
 from vinci.policy.cut import smallest_change
-from vinci.policy.flows import Passage, analyse, describe
+from vinci.policy.flows import Passage, analyse, describe, leak_problems
 from vinci.policy.graph import FlowGraph, Hop, HopKind, Place, community, flow_graph
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -166,3 +166,17 @@ def test_a_diode_lets_nothing_back() -> None:
     assert [(hop.source, hop.target) for hop in hops] == [(community("doctors"), community("nurses"))]
     both = parse(text.replace("flows:\n", "flows:\n" + diode.replace("one-way", "both")).encode()).infrastructure
     assert any(hop.leaks and hop.kind is HopKind.ANSWER for hop in flow_graph(both).hops)
+
+
+def test_a_leak_is_a_problem_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "leaky.yaml"
+    text = HOSPITAL.read_text()
+    file.write_text(text.replace("    trusted: true\n    reason: the ward's bed", "    reason: the ward's bed"))
+    declaration = load(file)
+    (problem,) = leak_problems(analyse(declaration.infrastructure), declaration.source)
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if text.startswith("  - from: admin"))
+    assert (problem.file, problem.line) == (str(file), line)
+    assert "administration sends requests to https (tcp/443) of nurses" in problem.wrong
+    assert "remove the flow" in problem.right
+    proved = load(HOSPITAL)
+    assert leak_problems(analyse(proved.infrastructure), proved.source) == ()
