@@ -121,8 +121,8 @@ def file_policy(
 
 
 def _user(name: str) -> str:
-    # CIL names start with a letter; no login name holds an upper-case one.
-    return f"{name}_u" if name[0] != "_" else f"U{name}_u"
+    # CIL names start with a letter, and one user is the system's own; no login name holds an upper-case letter.
+    return f"U{name}_u" if name.startswith("_") or f"{name}_u" == SYSTEM_USER else f"{name}_u"
 
 
 def _subject_type(user: str | None, community: str) -> str:

@@ -23,11 +23,11 @@ KERNEL_T, MANAGE_T, DECODE_T, COMPARE_T = "vinci_kernel_t", "vinci_manage_t", "v
 GUEST_T, ROOT_T, BLANK_T, UNLABELED_T = "vinci_guest_t", "vinci_root_t", "vinci_blank_t", "vinci_unlabeled_t"
 DISK_T, STATE_T = "vinci_disk_t", "vinci_state_t"
 HOSTS, SUBJECTS, MOUNTS, SHARES, EXEMPT = (
-    "vinci_hosts",
-    "vinci_subjects",
-    "vinci_mounts",
-    "vinci_shares",
-    "vinci_exempt",
+    "vinci_all_hosts",
+    "vinci_all_subjects",
+    "vinci_all_mounts",
+    "vinci_all_shares",
+    "vinci_label_exempt",
 )
 
 _GENERIC_FILESYSTEMS = [
