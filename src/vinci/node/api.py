@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import grp
 import json
+import logging
 import os
 import pwd
 import shlex
@@ -36,6 +37,7 @@ from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
 
+_LOG = logging.getLogger(__name__)
 GROUP = "vinci"
 MAX_MESSAGE = 256 * 1024
 MAX_CONNECTIONS = 64
@@ -144,6 +146,10 @@ def _guard(agent: Agent) -> Middleware:
             return _problem(400, f"the request is malformed: {_short(error)}")
         except ChannelError as error:
             return _problem(502, str(error))
+        except Exception:
+            _LOG.exception("a request to %s failed", request.path)
+            agent.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=uid)
+            return _problem(500, f"the agent failed at this request: see {agent.paths.log}")
 
     return guard
 

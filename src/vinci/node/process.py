@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -57,6 +58,8 @@ async def _run(paths: NodePaths, images: Images, accelerator: Accelerator, uri: 
     agent = Agent(paths, store, audit, images, accelerator, uri)
     agent.recover()
     audit.record(Event.AGENT, Severity.INFO, f"the agent of {paths.node} started ({accelerator.name.lower()})")
+    # What a client sends is its own affair: a malformed request is answered with 400 and needs no traceback here.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, agent.finished.set)
     runner = await serve(agent, paths.api_socket)
