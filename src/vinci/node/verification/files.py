@@ -29,7 +29,10 @@ while [ $# -ge 2 ]; do
   if timeout 20 mount -t nfs4 -o vers=4.2,sec=sys,hard,sync,nosuid,nodev "$source" "$dir" 2>/dev/null; then
     probe=$dir/.vinci-verify
     r=$(try head -c 1 "$probe")
-    a=$(try sh -c 'printf . >>"$0"' "$probe")
+    # an append that meets another client's may be refused, and says so: it is tried again
+    for _ in 1 2 3; do
+      a=$(try sh -c 'printf . >>"$0"' "$probe"); [ "$a" = no ] || break
+    done
     w=$(try dd if=/dev/zero of="$probe" bs=1 count=1 conv=notrunc)
     printf '%s\t%s\t%s\t%s\n' "$name" "$r" "$a" "$w"
     umount -l "$dir"

@@ -17,22 +17,33 @@ SECONDS = 120.0
 ALWAYS_TRIED = (22, 111, 2049)
 """Ports tried beside those of declared flows: administration, portmapper, files."""
 
-# Arguments: ADDRESS/PORT of each target. Prints ADDRESS/PORT<TAB>yes|no; 32 attempts at a time.
+# Arguments: seconds to wait, then ADDRESS/PORT of each target. Prints ADDRESS/PORT<TAB>yes|no. One fork an attempt and
+# no program started: in an emulated guest dozens of started programs would take longer than the time-out.
 _SCRIPT = r"""
+seconds=$1; shift
+folder=$(mktemp -d)
 probe() {
-  answer=$(timeout 5 bash -c "exec 3<>/dev/tcp/$1" 2>&1); status=$?
-  case $status:$answer in
-    0:*|*refused*|*reset*) printf '%s\tyes\n' "$1" ;;
-    *) printf '%s\tno\n' "$1" ;;
-  esac
+  if { : 3<>"/dev/tcp/$1"; } 2>"$folder/$2"; then answer=yes
+  else
+    read -r text <"$folder/$2"
+    case $text in *refused*|*reset*) answer=yes ;; *) answer=no ;; esac
+  fi
+  printf '%s\t%s\n' "$1" "$answer"
 }
 count=0
 for target; do
-  probe "$target" &
-  count=$((count + 1)); [ $((count % 32)) -eq 0 ] && wait
+  count=$((count + 1))
+  probe "$target" "$count" &
+  pids[count]=$! targets[count]=$target
 done
-wait
+sleep "$seconds"
+for number in "${!pids[@]}"; do
+  kill "${pids[number]}" 2>/dev/null && printf '%s\tno\n' "${targets[number]}"
+done
+rm -rf "$folder"
 """
+SILENCE_SECONDS = 6
+"""A connection request is repeated after 1 and after 3 seconds (RFC 6298): three unanswered ones are silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,7 @@ async def measure_reach(
         ChannelError: the VM did not answer.
     """
     words = " ".join(f"{target.address}/{port}" for target in targets for port in ports)
-    result = await channel.check(f"bash -s {words}", _SCRIPT.encode(), SECONDS)
+    result = await channel.check(f"bash -s {SILENCE_SECONDS} {words}", _SCRIPT.encode(), SECONDS)
     measured = dict(line.split("\t") for line in result.text.splitlines()[:100_000] if line.count("\t") == 1)
     checks = []
     for target in targets:
