@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ async def get(paths: NodePaths, path: str) -> Json:
     """A JSON answer of the agent. Raises Failure."""
     async with connected(paths) as session, session.get(BASE + path) as response:
         return await _checked(response)
+
+
+async def find(paths: NodePaths, path: str) -> Json | None:
+    """A JSON answer of the agent, None when it has no such thing. Raises Failure."""
+    async with connected(paths) as session, session.get(BASE + path) as response:
+        return None if response.status == HTTPStatus.NOT_FOUND else await _checked(response)
 
 
 async def post(paths: NodePaths, path: str, body: Json) -> Json:

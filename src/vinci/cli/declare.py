@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vinci.cli.client import ensure_agent, get, lines, node_paths
+from vinci.cli.client import ensure_agent, lines, node_paths
 from vinci.cli.failure import Failure, Status
-from vinci.cli.output import Steps, console, print_json, run, steps
+from vinci.cli.in_force import InForce, declaration_in_force
+from vinci.cli.output import Steps, console, error_console, print_json, run, steps
+from vinci.cli.proof import change_line, changes_json, print_proof, proof_json, prove, refusal, say
 from vinci.images.build import ImageError, ensure_images
-from vinci.model.load import Declaration, load, parse
+from vinci.model.infrastructure import Infrastructure
+from vinci.model.load import MAX_BYTES, Declaration, load, parse
 from vinci.model.problems import DeclarationError, Problem
 from vinci.model.schema import schema as model_schema
 from vinci.node.paths import NodePaths, images_directory, state_directory
 from vinci.plan.compile import compile_plan
 from vinci.plan.difference import difference
-from vinci.plan.types import Plan
+from vinci.policy.changes import ChangeKind, flow_changes
 
 File = Annotated[Path, typer.Argument(help="the infrastructure file, e.g. examples/hospital.yaml", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -35,15 +39,33 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: vinci down")(down)
 
 
-def _load(path: Path) -> Declaration:
+def load_or_fail(path: Path) -> Declaration:
+    """The declaration in a file. Raises Failure (usage) with all that is wrong with it."""
+    return _parsed(_read(path), path)
+
+
+def _read(path: Path) -> bytes:
+    """The text of a file, read once: what is checked and confirmed is what is put in force."""
     try:
-        return load(path)
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Failure(f"{path} cannot be read: {reason}", Status.USAGE) from None
+
+
+def _parsed(untrusted_text: bytes, path: Path) -> Declaration:
+    try:
+        return parse(untrusted_text, str(path))
     except DeclarationError as error:
         raise Failure(f"{path} cannot be used:\n{error}", Status.USAGE) from None
 
 
 def check(file: File, as_json: Json = False) -> None:
-    """Validate and compile a file. Changes nothing, needs no root."""
+    """Validate, compile, prove the flows and test what the file expects. Changes nothing, needs no root.
+
+    Exit status 1 when information gets down unexplained or an expectation fails, 2 when the file is broken.
+    """
     try:
         declaration = load(file)
     except DeclarationError as error:
@@ -53,17 +75,20 @@ def check(file: File, as_json: Json = False) -> None:
         raise Failure(f"{file} cannot be used:\n{error}", Status.USAGE) from None
     compiled = compile_plan(declaration.infrastructure)
     vms = sum(len(node.vms) for node in compiled.nodes)
+    proof = prove(declaration)
     if as_json:
         warnings = [_problem(problem) for problem in declaration.warnings]
-        print_json({"valid": True, "problems": warnings, "communities": len(compiled.communities), "vms": vms})
-        return
-    for warning in declaration.warnings:
-        console.print(str(warning), markup=False, highlight=False)
-    console.print(
-        f"{file} is valid: {len(compiled.communities)} communities, {len(declaration.infrastructure.users)} users, "
-        f"{len(compiled.shares)} shares, {vms} VMs",
-        highlight=False,
-    )
+        counts = {"communities": len(compiled.communities), "vms": vms}
+        print_json({"valid": True, "problems": warnings, **counts, **proof_json(proof)})
+    else:
+        for warning in declaration.warnings:
+            say(str(warning))
+        say(
+            f"{file} is valid: {len(compiled.communities)} communities, {len(declaration.infrastructure.users)} users, "
+            f"{len(compiled.shares)} shares, {vms} VMs"
+        )
+        print_proof(proof)
+    raise typer.Exit(Status.DONE if proof.holds else Status.DOES_NOT_HOLD)
 
 
 def _problem(problem: Problem) -> dict[str, object]:
@@ -78,35 +103,58 @@ def schema() -> None:
 def plan(
     file: File, node: Annotated[str | None, typer.Option(help="the node's name")] = None, as_json: Json = False
 ) -> None:
-    """Show what `up` would change. Exit status 1 when there is something to change."""
-    wanted = compile_plan(_load(file).infrastructure)
-    current = asyncio.run(_plan_in_force(node))
-    changes = difference(current, wanted)
+    """Show what `up` would change, as flows and as machines. Exit status 1 when there is something to change."""
+    declaration = load_or_fail(file)
+    current = asyncio.run(_in_force(node))
+    old = current.declaration.infrastructure if current and current.declaration else None
+    changes = difference(compile_plan(old) if old else None, compile_plan(declaration.infrastructure))
+    flows = flow_changes(old, declaration.infrastructure)
+    proof = prove(declaration)
+    something = bool(changes or flows)
     if as_json:
-        print_json({"changes": changes})
-    elif changes:
-        for change in changes:
-            console.print(change, markup=False, highlight=False)
-    else:
-        console.print("nothing to change")
-    raise typer.Exit(Status.DOES_NOT_HOLD if changes else Status.DONE)
+        print_json({"changes": changes, "flows": changes_json(flows), **proof_json(proof)})
+        raise typer.Exit(Status.DOES_NOT_HOLD if something else Status.DONE)
+    if current and current.declaration is None:
+        say(f"version {current.version} in force no longer validates: everything is shown as new")
+    for change in flows:
+        say(change_line(change), "red" if change.kind is ChangeKind.OPENS_DOWNWARD else None)
+    for line in changes:
+        say(line)
+    if not proof.holds:
+        say(f"`up` would refuse this file:\n{refusal(proof)}", "red")
+    if not something:
+        say("nothing to change")
+    raise typer.Exit(Status.DOES_NOT_HOLD if something else Status.DONE)
 
 
-async def _plan_in_force(node: str | None) -> Plan | None:
+async def _in_force(node: str | None) -> InForce | None:
     try:
-        answer = await get(node_paths(node), "/v1/declaration")
-    except Failure:
-        return None
-    return compile_plan(parse(str(answer["text"]).encode(), str(answer["path"])).infrastructure)
+        return await declaration_in_force(node_paths(node))
+    except Failure as failure:
+        if failure.status is Status.USAGE:
+            raise
+        return None  # no agent: nothing is in force
 
 
-def up(file: File, quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False) -> None:
-    """Make the infrastructure what the file says. A second run changes nothing and says so."""
-    run(_up(file, quiet))
+def up(
+    file: File,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="open new ways down without asking (for scripts)")] = False,
+) -> None:
+    """Make the infrastructure what the file says. A second run changes nothing and says so.
+
+    A file by which information gets down unexplained, or whose expectations fail, is refused (exit status 1). A change
+    that opens a new way from a higher label to a lower one is shown, and has to be confirmed.
+    """
+    run(_up(file, quiet, yes))
 
 
-async def _up(file: Path, quiet: bool) -> int:
-    declaration = _load(file)
+async def _up(file: Path, quiet: bool, yes: bool) -> int:
+    text = _read(file)
+    declaration = _parsed(text, file)
+    proof = prove(declaration)
+    if not proof.holds:
+        raise Failure(f"{file} is refused, nothing was changed:\n{refusal(proof)}", Status.DOES_NOT_HOLD)
     nodes = list(declaration.infrastructure.nodes)
     node = nodes[0]
     paths = NodePaths(state_directory(), node)
@@ -115,7 +163,9 @@ async def _up(file: Path, quiet: bool) -> int:
         display.report("node agent", 0, 1)
         await ensure_agent(paths, declaration.infrastructure.nodes[node].uri)
         display.report("node agent", 1, 1)
-        result = await _follow(paths, "/v1/up", display, data=file.read_bytes(), params={"path": str(file.resolve())})
+    confirm_ways_down(await declaration_in_force(paths), declaration.infrastructure, yes)
+    with steps(quiet) as display:
+        result = await _follow(paths, "/v1/up", display, data=text, params={"path": str(file.resolve())})
     changes = result.get("changes", [])
     for change in changes:
         console.print(change, markup=False, highlight=False)
@@ -124,6 +174,31 @@ async def _up(file: Path, quiet: bool) -> int:
     name = declaration.infrastructure.name
     console.print(f"{name} is up" if changes else f"{name} is up: nothing changed", highlight=False)
     return Status.DONE
+
+
+def confirm_ways_down(current: InForce | None, wanted: Infrastructure, yes: bool) -> None:
+    """Ask before a change opens a new way from a higher label to a lower or incomparable one.
+
+    Where nothing is in force, there is no way to compare with: the whole file is what was asked for.
+
+    Raises:
+        Failure: somebody said no, or nobody can be asked.
+    """
+    if current is None:
+        return
+    old = current.declaration.infrastructure if current.declaration else None
+    opened = [change for change in flow_changes(old, wanted) if change.kind is ChangeKind.OPENS_DOWNWARD]
+    if not opened:
+        return
+    shown = "\n".join(change_line(change) for change in opened)
+    error_console.print(f"this change opens new ways down:\n{shown}", markup=False, highlight=False, soft_wrap=True)
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        hint = "nobody can be asked here: repeat with --yes if they are meant"
+        raise Failure(f"nothing was changed; {hint}", Status.DOES_NOT_HOLD)
+    if not typer.confirm("Open them?", err=True):
+        raise Failure("nothing was changed", Status.DOES_NOT_HOLD)
 
 
 def _images(display: Steps) -> None:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why a record of the audit was a denial, on records as the agent writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vinci.cli.denials import NotADenialError, explain_denial, operation_of
+from vinci.model.infrastructure import Operation
+from vinci.model.load import Declaration, load
+from vinci.plan.bridge_filter import DropReason
+from vinci.plan.compile import compile_plan
+from vinci.policy.explain import QuestionError
+
+HOSPITAL = Path(__file__).parents[3] / "examples" / "hospital.yaml"
+
+
+@pytest.fixture(scope="module")
+def hospital() -> Declaration:
+    return load(HOSPITAL)
+
+
+def line_of(text: str) -> int:
+    return next(number for number, line in enumerate(HOSPITAL.read_text().splitlines(), 1) if text in line)
+
+
+def denied(share: str, permissions: str, subject: str, target: str, **more: object) -> dict[str, object]:
+    return {
+        **{"id": 7, "event": "file-denied", "server": "files", "vm": "nurses-1", "uid": 20003, "reason": "denied"},
+        **{"share": share, "class": "file", "permissions": permissions, "subject": subject, "target": target},
+        **more,
+    }
+
+
+SALLY = "sally_u:nurses_r:nurses_t:s1:c0,c1"
+PRESCRIPTIONS = "vinci_u:object_r:prescriptions_share_t:s1:c0"
+
+
+def lines(denial: Any) -> set[int]:
+    return {ground.position.line for ground in denial.explanation.grounds if ground.position and ground.decides}
+
+
+def test_a_denied_write_names_both_rules_and_the_line(hospital: Declaration) -> None:
+    denial = explain_denial(hospital, denied("prescriptions", "write", SALLY, PRESCRIPTIONS))
+    assert denial.place == "SELinux on FS-VM files"
+    assert "no `allow nurses_t prescriptions_share_t : file { write }`" in denial.rule
+    assert "mlsconstrain file { write }`: s1:c0,c1 against s1:c0" in denial.rule
+    assert not denial.explanation.allowed
+    assert lines(denial) == {line_of("access: {doctors: [read, write], nurses: [read]}")}
+
+
+def test_a_right_withheld_by_the_label_only(hospital: Declaration) -> None:
+    subject, target = "anna_u:doctors_r:doctors_t:s1:c0", "vinci_u:object_r:billing_share_t:s2:c0,c2"
+    denial = explain_denial(hospital, denied("billing", "read", subject, target))
+    assert denial.explanation.question == "doctors:anna read billing"
+    assert "mlsconstrain" in denial.rule
+
+
+def test_what_is_permitted_now_is_said_so(hospital: Declaration) -> None:
+    denial = explain_denial(hospital, denied("prescriptions", "read", SALLY, PRESCRIPTIONS))
+    assert denial.explanation.allowed
+    assert "in force then" in denial.rule
+
+
+def test_file_modes_and_append_only(hospital: Declaration) -> None:
+    homes = denied("homes-nurses", "", SALLY, "vinci_u:object_r:homes-nurses_share_t:s1:c0,c1", reason="file mode")
+    denial = explain_denial(hospital, homes)
+    assert "Unix" in denial.rule
+    assert not denial.explanation.allowed
+    log = denied("log", "", SALLY, "vinci_u:object_r:log_share_t:s2:c0,c1,c2")
+    denial = explain_denial(hospital, {**log, "reason": "append-only: would change stored bytes"})
+    assert "append-only" in denial.rule
+    assert denial.explanation.change == "grant write on share log"
+
+
+def test_root_of_an_app_vm(hospital: Declaration) -> None:
+    subject = "vinci_u:nurses_r:nurses_mount_t:s1:c0,c1"
+    denial = explain_denial(hospital, denied("prescriptions", "read", subject, PRESCRIPTIONS, uid=0))
+    assert "nurses_mount_t" in denial.rule
+
+
+@pytest.mark.parametrize(
+    ("uid", "text"), [(20003, "sally there, who was not logged in"), (20001, "no user of nurses"), (0, "UID 0")]
+)
+def test_a_request_without_a_subject(hospital: Declaration, uid: int, text: str) -> None:
+    plan = compile_plan(hospital.infrastructure)
+    address = next(str(vm.nics[0].address) for vm in plan.nodes[0].vms if vm.name == "nurses-1")
+    reason = "no grant for this address and UID"
+    record = {"event": "file-denied", "server": "files", "address": address, "uid": uid, "reason": reason}
+    denial = explain_denial(hospital, record)
+    assert "table of subjects" in denial.place
+    assert text in denial.explanation.grounds[0].text
+    stranger = explain_denial(
+        hospital, {**record, "address": "10.9.9.9", "reason": "no grant for this address and UID"}
+    )
+    assert "no APP-VM" in stranger.explanation.grounds[0].text
+
+
+@pytest.mark.parametrize("reason", list(DropReason))
+def test_every_reason_of_a_dropped_packet_is_explained(hospital: Declaration, reason: DropReason) -> None:
+    plan = compile_plan(hospital.infrastructure)
+    nic = next(vm.nics[0] for vm in plan.nodes[0].vms if vm.name == "doctors-1")
+    record = {"event": "packet-dropped", "port": nic.tap, "reason": reason.value, "claimed_source": "10.1.1.1"}
+    for target in (None, "10.20.2.10", "10.20.3.10", "10.20.1.77", "not an address", "8.8.8.8"):
+        denial = explain_denial(hospital, {**record, "claimed_target": target})
+        assert denial.rule.startswith(reason.value)
+        assert nic.tap in denial.place
+        assert str(nic.address) in denial.explanation.grounds[0].text
+        if reason is DropReason.NOT_A_PEER:
+            assert any(ground.decides for ground in denial.explanation.grounds)
+
+
+def test_a_flow_that_exists_is_named_where_a_packet_was_dropped_beside_it(hospital: Declaration) -> None:
+    plan = compile_plan(hospital.infrastructure)
+    vms = {vm.name: vm for vm in plan.nodes[0].vms}
+    record = {
+        **{"event": "packet-dropped", "port": vms["nurses-1"].nics[0].tap, "reason": "not-a-peer"},
+        **{"claimed_target": str(vms["administration-1"].nics[0].address)},
+    }
+    denial = explain_denial(hospital, record)
+    assert "administration sends requests to https (tcp/443) of nurses" in denial.explanation.grounds[-1].text
+    assert lines(denial) == {line_of("- from: administration")}
+
+
+@pytest.mark.parametrize(
+    ("user", "reason", "line"),
+    [
+        ("sally", "sally is not in community doctors", "communities: {nurses: {}}"),
+        ("nobody", "no such user", "users:"),
+        ("anna", "wrong password", "$lThGyg9zkkhLgYitJlW4gQ$"),
+    ],
+)
+def test_denied_logins(hospital: Declaration, user: str, reason: str, line: str) -> None:
+    denial = explain_denial(hospital, {"event": "login-denied", "user": user, "reason": reason})
+    assert denial.rule == reason
+    assert lines(denial) == {line_of(line)}
+
+
+def test_other_records(hospital: Declaration) -> None:
+    with pytest.raises(NotADenialError, match="vm-started"):
+        explain_denial(hospital, {"id": 3, "event": "vm-started"})
+    with pytest.raises(NotADenialError, match="lost records"):
+        explain_denial(hospital, {"id": 3, "event": "packet-dropped"})
+    with pytest.raises(QuestionError):
+        explain_denial(hospital, denied("gone", "read", SALLY, "vinci_u:object_r:gone_share_t:s0"))
+
+
+@pytest.mark.parametrize(
+    ("class_", "permissions", "operation"),
+    [
+        ("file", "read open", Operation.READ),
+        ("file", "getattr", Operation.READ),
+        ("file", "append", Operation.APPEND),
+        ("file", "write append", Operation.WRITE),
+        ("dir", "write add_name", Operation.APPEND),
+        ("dir", "write remove_name", Operation.WRITE),
+        ("dir", "write", Operation.APPEND),
+        ("file", "read execute", Operation.EXECUTE),
+    ],
+)
+def test_permissions_to_operations(class_: str, permissions: str, operation: Operation) -> None:
+    assert operation_of({"class": class_, "permissions": permissions}) is operation

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands that check, show and explain flows, as a user sees them. No root, no agent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vinci.cli.declare import confirm_ways_down
+from vinci.cli.failure import Failure, Status
+from vinci.cli.in_force import InForce
+from vinci.cli.main import app
+from vinci.model.load import load, parse
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+HOSPITAL, UTILITY = EXAMPLES / "hospital.yaml", EXAMPLES / "utility.yaml"
+LEAK = ("    trusted: true\n    reason: the ward's bed", "    reason: the ward's bed")
+
+
+def vinci(*arguments: object) -> tuple[int, str]:
+    """Exit status and all that was printed, as `vinci.cli.main.main` would have it."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, Failure):
+        return result.exception.status, result.output + str(result.exception)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def changed(tmp_path: Path, *replacements: tuple[str, str], file: Path = HOSPITAL) -> Path:
+    text = file.read_text()
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new, 1)
+    target = tmp_path / "changed.yaml"
+    target.write_text(text)
+    return target
+
+
+@pytest.fixture(autouse=True)
+def no_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VINCI_STATE", str(tmp_path / "state"))
+
+
+@pytest.mark.parametrize("name", ["hospital", "utility", "company"])
+def test_examples_are_proved_and_hold_what_they_expect(name: str) -> None:
+    status, output = vinci("check", EXAMPLES / f"{name}.yaml", "--json")
+    report = json.loads(output)
+    assert (status, report["valid"], report["proved"], report["leaks"]) == (0, True, True, [])
+    assert {each["outcome"] for each in report["expectations"]} == {"holds"}
+
+
+def test_check_shows_a_leak_hop_by_hop_with_lines_and_the_smallest_change(tmp_path: Path) -> None:
+    file = changed(tmp_path, LEAK)
+    line = 1 + file.read_text().splitlines().index("  - from: administration")
+    status, output = vinci("check", file)
+    assert status == Status.DOES_NOT_HOLD
+    assert "NOT PROVED" in output
+    assert f"{file}:{line}: administration sends requests to https (tcp/443) of nurses" in output
+    assert "smallest change: remove the flow" in output
+    (leak,) = json.loads(vinci("check", file, "--json")[1])["leaks"]
+    assert (leak["from"], leak["to"], leak["way"][0]["line"]) == ("administration", "nurses", line)
+
+
+def test_check_fails_with_a_counter_example(tmp_path: Path) -> None:
+    file = changed(tmp_path, ("that: nurses cannot write prescriptions", "that: nurses cannot read prescriptions"))
+    status, output = vinci("check", file)
+    assert status == Status.DOES_NOT_HOLD
+    assert "proved" in output
+    assert "nurses can read prescriptions" in output
+    assert "smallest change: take read on share prescriptions from nurses" in output
+    assert output.count("FAILS") == 1
+
+
+def test_an_expectation_that_cannot_be_understood_does_not_pass(tmp_path: Path) -> None:
+    status, output = vinci("check", changed(tmp_path, ("that: nobody can write log", "that: nobody can wirte log")))
+    assert status == Status.DOES_NOT_HOLD
+    assert "BROKEN" in output
+
+
+def test_a_broken_file_is_still_status_2(tmp_path: Path) -> None:
+    file = changed(tmp_path, ("vinci: 1", "vinci: 2"))
+    for arguments in (("check",), ("check", "--json"), ("flows",), ("plan",), ("up",)):
+        status, output = vinci(*arguments, file)
+        assert (arguments, status) == (arguments, Status.USAGE)
+        assert "changed.yaml" in output
+    assert vinci("flows", tmp_path / "absent.yaml")[0] == Status.USAGE
+
+
+def test_flows_tells_who_whom_and_why(tmp_path: Path) -> None:
+    status, output = vinci("flows", UTILITY)
+    assert status == 0
+    assert "scada answers requests of database to its modbus (tcp/502)" in output
+    assert "measurements are asked for by reading requests only" in output
+    assert "proved" in output
+    assert vinci("flows", changed(tmp_path, LEAK))[0] == Status.DOES_NOT_HOLD
+
+
+def test_flows_of_one_community() -> None:
+    passages = json.loads(vinci("flows", UTILITY, "--json", "--from", "database")[1])["passages"]
+    assert {(each["from"], each["to"], each["passage"]) for each in passages} == {
+        ("database", "scada", "permitted"),
+        ("database", "software", "trusted"),
+    }
+    assert [len(each["way"]) for each in passages] == [1, 2]
+    assert vinci("flows", UTILITY, "--from", "nobody")[0] == Status.USAGE
+
+
+def test_plan_shows_a_change_of_flows() -> None:
+    status, output = vinci("plan", HOSPITAL)
+    assert status == Status.DOES_NOT_HOLD
+    assert "+ doctors gains append on billing" in output
+    assert "! information of administration gets down to nurses" in output
+    assert "start VM doctors-1" in output
+
+
+def test_up_refuses_a_leak_before_it_touches_anything(tmp_path: Path) -> None:
+    status, output = vinci("up", changed(tmp_path, LEAK))
+    assert status == Status.DOES_NOT_HOLD
+    assert "nothing was changed" in output
+    assert "administration sends requests to https (tcp/443) of nurses" in output
+    assert not (tmp_path / "state").exists()
+
+
+def test_up_refuses_a_file_that_breaks_its_own_expectations(tmp_path: Path) -> None:
+    file = changed(tmp_path, ("that: nurses cannot write prescriptions", "that: nurses cannot read prescriptions"))
+    status, output = vinci("up", file)
+    assert status == Status.DOES_NOT_HOLD
+    assert "nurses can read prescriptions" in output
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_new_way_down_has_to_be_confirmed(capsys: pytest.CaptureFixture[str]) -> None:
+    new = load(HOSPITAL)
+    text = HOSPITAL.read_text()
+    start, end = text.index("flows:\n"), text.index("# Bruno is in two")
+    old = parse((text[:start] + text[end:]).encode(), "old.yaml")
+    before = InForce(1, "old.yaml", old)
+    with pytest.raises(Failure, match="--yes") as refused:
+        confirm_ways_down(before, new.infrastructure, yes=False)
+    assert refused.value.status is Status.DOES_NOT_HOLD
+    assert "administration gets down to nurses" in capsys.readouterr().err
+    confirm_ways_down(before, new.infrastructure, yes=True)
+    assert "administration gets down to nurses" in capsys.readouterr().err
+    # what is in force and cannot be read any more is no excuse
+    with pytest.raises(Failure):
+        confirm_ways_down(InForce(1, "old.yaml", None), new.infrastructure, yes=False)
+
+
+def test_a_change_without_a_new_way_down_is_not_asked_about(capsys: pytest.CaptureFixture[str]) -> None:
+    hospital = load(HOSPITAL)
+    confirm_ways_down(InForce(1, "same.yaml", hospital), hospital.infrastructure, yes=False)
+    confirm_ways_down(None, hospital.infrastructure, yes=False)
+    assert capsys.readouterr().err == ""
+
+
+QUESTIONS: list[tuple[list[str], bool, str]] = [
+    (["nurses:sally", "write", "prescriptions"], False, "the share lacks ward"),
+    (["doctors", "append", "billing"], True, "doctors may append share billing"),
+    (["administration", "->", "nurses", "https"], True, "a flow permits"),
+    (["nurses", "to", "administration", "tcp/443"], False, "there is a flow the other way"),
+]
+
+
+@pytest.mark.parametrize(("words", "allowed", "ground"), QUESTIONS)
+def test_explain(words: list[str], allowed: bool, ground: str) -> None:
+    status, output = vinci("explain", "--file", HOSPITAL, *words)
+    assert status == 0
+    assert output.startswith("ALLOWED" if allowed else "DENIED")
+    assert ground in output
+    assert f"({HOSPITAL}:" in output
+    assert len(output.splitlines()) < 24, "one screen"
+    data: dict[str, Any] = json.loads(vinci("explain", "--json", "--file", HOSPITAL, *words)[1])
+    assert data["allowed"] is allowed
+    assert any(each["decides"] for each in data["grounds"])
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ([], "ask one question"),
+        (["nurses"], "ask `COMMUNITY"),
+        (["nurses", "-"], "the shell took"),
+        (["nurse", "read", "log"], 'did you mean "nurses"'),
+        (["nurses", "->", "doctors", "nonsense"], "ask for https"),
+        (["nurses", "read", "log", "--event", "3"], "ask one question"),
+    ],
+)
+def test_a_question_that_is_not_understood(words: list[str], hint: str) -> None:
+    status, output = vinci("explain", "--file", HOSPITAL, *words)
+    assert (status, hint in output) == (Status.USAGE, True)
+
+
+def test_explain_needs_a_file_or_an_agent() -> None:
+    status, output = vinci("explain", "nurses", "read", "log")
+    assert (status, "vinci up" in output) == (Status.FAILED, True)
