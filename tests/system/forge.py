@@ -43,15 +43,15 @@ def frame(kind: str, own_mac: str, own: str, gateway_mac: str, target: str) -> b
     me, gateway = mac(own_mac), mac(gateway_mac)
     other = own.rsplit(".", 1)[0] + ".77"
     to = ipv4(own, target, 17, udp(4000, 4000))
+    v6_group = mac("33:33:00:00:00:01") + me + b"\x86\xdd"
     return {
         "ip": lambda: gateway + me + b"\x08\x00" + ipv4(other, target, 17, udp(4000, 4000)),
         "mac": lambda: gateway + mac("02:56:0a:14:01:63") + b"\x08\x00" + to,
         "arp-sender": lambda: BROADCAST + me + b"\x08\x06" + arp(2, me, target, BROADCAST, target),
         "arp-request": lambda: BROADCAST + me + b"\x08\x06" + arp(1, me, other, b"\0" * 6, target),
-        "ipv6": lambda: mac("33:33:00:00:00:01") + me + b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, 0, 59, 1) + b"\0" * 32,
+        "ipv6": lambda: v6_group + struct.pack(">IHBB", 6 << 28, 0, 59, 1) + b"\0" * 32,
         "router-advertisement": lambda: (
-            mac("33:33:00:00:00:01") + me + b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, 8, 58, 255) + b"\xfe\x80" + b"\0" * 30
-            + b"\x86\0\0\0\0\0\0\0"
+            v6_group + struct.pack(">IHBB", 6 << 28, 8, 58, 255) + b"\xfe\x80" + b"\0" * 30 + b"\x86" + b"\0" * 7
         ),
         "vlan": lambda: gateway + me + b"\x81\x00\x00\x05\x08\x00" + to,
         "qinq": lambda: gateway + me + b"\x88\xa8\x00\x05\x81\x00\x00\x05\x08\x00" + to,
