@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import (
@@ -49,7 +49,7 @@ from vinci.plan.types import (
     Vm,
     VmKind,
 )
-from vinci.policy.cil import file_policy, share_context, subject_context
+from vinci.policy.cil import file_policy, own_types, share_context, subject_context
 
 EVERYWHERE = IPv4Network("0.0.0.0/0")
 SHARE_ROOT = "/srv"
@@ -336,14 +336,10 @@ def _community_ports(cards: list[tuple[Vm, Nic]], peers: Peers, firewall: Firewa
     others = {rule.to_network for rule in firewall.outbound} | {rule.source_network for rule in firewall.inbound}
     ports = []
     for vm, nic in cards:
-        if vm.kind is not VmKind.APP:
-            reachable = apps  # FS-VM and FW-VM have nothing to say to each other
-        elif peers is Peers.ALL:
-            reachable = services + tuple(tap for tap in apps if tap != nic.tap)
-        else:
-            reachable = services
+        is_app = vm.kind is VmKind.APP
+        reachable = services if is_app else apps  # FS-VM and FW-VM have nothing to say to each other
         routed = tuple(sorted(others)) if vm.kind is VmKind.FW else ()
-        ports.append(Port(nic.tap, nic.mac, nic.address, reachable, routed))
+        ports.append(Port(nic.tap, nic.mac, nic.address, reachable, routed, mesh=is_app and peers is Peers.ALL))
     return tuple(ports)
 
 
@@ -371,7 +367,21 @@ def _file_service(
     served = context.served[server]
     own_shares = tuple(share for share in shares if share.server == server)
     in_service = frozenset(served)
-    own_members = tuple(member for member in members if member.community in in_service)
+    # A right of one's own on another server's share has no type in this server's policy.
+    owners = own_types(own_shares)
+    own_members = tuple(
+        replace(
+            member,
+            context=subject_context(
+                member.user,
+                member.community,
+                context.labels[member.community],
+                own_type=(member.user, member.community) in owners,
+            ),
+        )
+        for member in members
+        if member.community in in_service
+    )
     labels = context.infrastructure.labels
     return FileService(
         vm=server,
