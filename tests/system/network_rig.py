@@ -42,9 +42,9 @@ def tap_of(address: str) -> str:
     return "v" + IPv4Address(address).packed.hex()
 
 
-def port(address: str, peers: Iterable[str], routed: Iterable[str] = ()) -> Port:
+def port(address: str, peers: Iterable[str], routed: Iterable[str] = (), *, mesh: bool = False) -> Port:
     networks = tuple(IPv4Network(network) for network in routed)
-    return Port(tap_of(address), mac_of(address), IPv4Address(address), tuple(map(tap_of, peers)), networks)
+    return Port(tap_of(address), mac_of(address), IPv4Address(address), tuple(map(tap_of, peers)), networks, mesh)
 
 
 def apply(ruleset: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 import pytest
 from network_rig import BROADCAST, Rig, arp, ether, icmp, ipv4, mac_of, port, tap_of, tcp, udp, udp_header
 
+from vinci.plan import bridge_rules
 from vinci.plan.bridge_rules import port_added, port_group, port_removed, quarantine, release
 from vinci.plan.types import Bridge
 
@@ -289,3 +290,30 @@ def test_a_flood_leaves_few_records_and_hides_no_other_reason(vcn: Rig) -> None:
     records = vcn.records_until(A, FS)
     assert len([record for record in records if record.reason == "ipv6"]) < 200
     assert [record.reason for record in records if record.reason != "ipv6"] == ["spoofed-ip"]
+
+
+@pytest.mark.parametrize("limit", [0, 64], ids=["two sets", "pairs"])
+def test_ports_of_a_mesh_reach_each_other_and_nobody_else(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(bridge_rules, "MESH_PAIRS", limit)
+    bridge = Bridge("b0a140100", "doctors", VCN.subnet, (
+        port(A, (), mesh=True), port(B, (FS,), mesh=True), port(FS, (B,)),
+    ))  # fmt: skip
+    rig = Rig(f"vt{os.getpid()}m", bridge)
+    try:
+        rig.load()
+        for frame in (udp(A, B), tcp(A, B), icmp(A, B, 8), arp(1, OF_A, A, B), arp(2, OF_A, A, B, to_mac=mac_of(B))):
+            assert rig.delivered(A, frame, B, FS)
+        for frame, reason in (
+            (udp(FS, B, source_mac=OF_A), "spoofed-ip"),
+            (udp(A, B, source_mac=FOREIGN_MAC), "spoofed-mac"),
+            (arp(2, OF_A, FS, B, to_mac=mac_of(B)), "spoofed-arp"),
+            (udp(A, B, ports=(68, 67)), "dhcp"),
+            (icmp(A, B, 5), "icmp-redirect"),
+        ):
+            assert not rig.delivered(A, frame, B, FS)
+            rig.dropped((tap_of(A), reason))
+        assert not rig.delivered(A, udp(A, FS), FS, B)
+        rig.load(quarantine(bridge, bridge.ports[0]))
+        assert not rig.delivered(A, udp(A, B), B, FS)
+    finally:
+        rig.close()

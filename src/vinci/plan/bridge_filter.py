@@ -82,7 +82,10 @@ ARP_FOR_IPV4 = (
 SETS: dict[str, tuple[str, ...]] = {
     # in port, out port, source MAC, source IP, destination IP
     "pairs": ("devgroup", "devgroup", "ether_addr", "ipv4_addr", "ipv4_addr"),
-    # the same without the address that a router stands for: it is looked up in `routed`
+    # ports that reach one another and are too many for a pair each: as source, and as destination
+    "mesh_sources": ("devgroup", "ether_addr", "ipv4_addr"),
+    "mesh_targets": ("devgroup", "ipv4_addr"),
+    # pairs without the address that a router stands for: it is looked up in `routed`
     "to_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
     "from_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
     "between_routers": ("devgroup", "devgroup", "ether_addr"),
@@ -106,22 +109,20 @@ def skeleton() -> list[Command]:
 
 
 def _hooks() -> list[Command]:
-    pair = concat(IN, OUT, ETHER_SOURCE, IP_SOURCE, IP_TO)
+    pair = in_set(concat(IN, OUT, ETHER_SOURCE, IP_SOURCE, IP_TO), "pairs")
+    # No frame leaves its bridge, and a bridge has one mesh: two members found are members of the same.
+    mesh = (in_set(concat(IN, ETHER_SOURCE, IP_SOURCE), "mesh_sources"), in_set(concat(OUT, IP_TO), "mesh_targets"))
+    ordinary = (match(meta("l4proto"), "icmp", "!="), match(payload("th", "dport"), DHCP_PORTS, "!="))
     filter_priority = -200
     rule = TABLE.rule
     return [
         TABLE.base_chain("forward", filter_priority),
         # Nearly all frames end here. The port bytes of DHCP are refused for any transport, and ICMP goes on, so that
         # `content` is left to the few frames that need it.
-        rule(
-            "forward",
-            IS_IP,
-            in_set(pair, "pairs"),
-            match(meta("l4proto"), "icmp", "!="),
-            match(payload("th", "dport"), DHCP_PORTS, "!="),
-            ACCEPT,
-        ),
-        rule("forward", IS_IP, in_set(pair, "pairs"), goto("content")),
+        rule("forward", IS_IP, pair, *ordinary, ACCEPT),
+        rule("forward", IS_IP, pair, goto("content")),
+        rule("forward", IS_IP, *mesh, *ordinary, ACCEPT),
+        rule("forward", IS_IP, *mesh, goto("content")),
         rule("forward", IS_ARP, jump("arp_pairs")),
         rule("forward", IS_IP, jump("routing")),
         # A copy of a flooded frame, at a port not its target's. Of a broadcast, `input` explains the host's copy.
@@ -144,13 +145,21 @@ def _arp() -> list[Command]:
     """A port asks and answers only as itself, and only its peers hear it, even where it asks everybody."""
     name, rule = "arp_pairs", TABLE.rule
     claims = in_set(_arp_claim(), "arp_claims")
-    delivered = in_set(concat(IN, OUT, ARP_SOURCE_MAC, ARP_SOURCE_IP, ARP_ASKED), "pairs")
+    pair = (in_set(concat(IN, OUT, ARP_SOURCE_MAC, ARP_SOURCE_IP, ARP_ASKED), "pairs"),)
+    mesh = (
+        in_set(concat(IN, ARP_SOURCE_MAC, ARP_SOURCE_IP), "mesh_sources"),
+        in_set(concat(OUT, ARP_ASKED), "mesh_targets"),
+    )
+    question = (match(payload("arp", "operation"), "request"),)
     unicast = match({"&": [ETHER_TO, "01:00:00:00:00:00"]}, "00:00:00:00:00:00")
-    operation = payload("arp", "operation")
+    answer = (match(payload("arp", "operation"), "reply"), unicast)
     return [
         TABLE.chain(name),
-        rule(name, *ARP_FOR_IPV4, match(operation, "request"), claims, delivered, ACCEPT),
-        rule(name, *ARP_FOR_IPV4, match(operation, "reply"), unicast, claims, delivered, ACCEPT),
+        *(
+            rule(name, *ARP_FOR_IPV4, *operation, claims, *peers, ACCEPT)
+            for peers in (pair, mesh)
+            for operation in (question, answer)
+        ),
         # Asked for by somebody who is no peer: recorded where the question would have reached its target.
         rule(
             name,

@@ -8,7 +8,7 @@ with the number of VMs. Everything that is not an element is dropped, counted, a
 A port is known by its *device group*, set by the agent when it makes the tap: a 4-byte number
 (`port_group`) hashes in half the time of a 16-byte name, and a new interface has group 0, which nothing allows.
 
-Two ports exchange frames only if each names the other as a peer.
+Two ports exchange frames only if each names the other as a peer, or both are of their bridge's mesh.
 See docs/explanation/network.md for what each rule is there for.
 """
 
@@ -37,9 +37,9 @@ def bridge_ruleset(bridges: Sequence[Bridge], quarantined: Collection[str] = ())
     """All rules of a node's bridges, as one transaction that replaces those in force.
 
     `quarantined` holds tap names whose ports pass nothing. Raises ValueError when two ports share a tap or an
-    address: the rules could not tell them apart.
+    address (the rules could not tell them apart), or when a port of a mesh routes.
     """
-    _check_distinct(bridges)
+    _check(bridges)
     elements = [element for bridge in bridges for element in _bridge_elements(bridge, quarantined)]
     recorders = [command for bridge in bridges for port in bridge.ports for command in _recorder(port.tap)]
     return {"nftables": [*TABLE.fresh(), *skeleton(), *recorders, *_adding(elements)]}
@@ -55,7 +55,7 @@ def difference(
 
     Raises ValueError as `bridge_ruleset` does.
     """
-    _check_distinct(after)
+    _check(after)
     touched = _touched(before, after, frozenset(quarantined_before) ^ frozenset(quarantined_after))
     old = dict.fromkeys(_touched_elements(before, touched, quarantined_before))
     new = dict.fromkeys(_touched_elements(after, touched, quarantined_after))
@@ -67,26 +67,31 @@ def difference(
 def port_added(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
     """The transaction that admits one port. `bridge` is the bridge as it shall be, with the port.
 
-    Applying it twice, or before the ports of its peers were added, does no harm: the result depends on the
-    set of ports only.
+    Applying it twice, or before the ports of its peers were added, does no harm.
     """
-    return {"nftables": _adding_with_recorders(_port_elements(bridge, port, quarantined))}
+    return difference([_without(bridge, port)], [bridge], quarantined, quarantined)
 
 
-def port_removed(bridge: Bridge, port: Port) -> Ruleset:
+def port_removed(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
     """The transaction that leaves nothing of one port. `bridge` is the bridge as it was, with the port."""
-    return {"nftables": _removing([*_port_elements(bridge, port, ()), _in_quarantine(port)])}
+    return difference([bridge], [_without(bridge, port)], quarantined, quarantined)
 
 
-def quarantine(bridge: Bridge, port: Port) -> Ruleset:
-    """The transaction after which a port passes nothing, either way. What it tries is still recorded."""
-    passing = [element for element in _port_elements(bridge, port, ()) if element[0] not in _CLAIMS]
-    return {"nftables": [*_removing(passing), *_adding([_in_quarantine(port)])]}
+def quarantine(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
+    """The transaction after which a port passes nothing, either way. What it tries is still recorded.
+
+    `quarantined` names other ports that are in quarantine already.
+    """
+    return difference([bridge], [bridge], frozenset(quarantined) - {port.tap}, frozenset(quarantined) | {port.tap})
 
 
 def release(bridge: Bridge, port: Port, quarantined: Collection[str] = ()) -> Ruleset:
     """The transaction that ends a port's quarantine; `quarantined` names the ports that stay in it."""
-    return {"nftables": [*_removing([_in_quarantine(port)]), *_adding(_port_elements(bridge, port, quarantined))]}
+    return difference([bridge], [bridge], frozenset(quarantined) | {port.tap}, frozenset(quarantined) - {port.tap})
+
+
+def _without(bridge: Bridge, port: Port) -> Bridge:
+    return replace(bridge, ports=tuple(each for each in bridge.ports if each.tap != port.tap))
 
 
 def isolated_ports(bridge: Bridge) -> frozenset[str]:
@@ -96,9 +101,11 @@ def isolated_ports(bridge: Bridge) -> frozenset[str]:
     and their FW-VM all are isolated, and a broadcast from one of them is copied to those few ports, not to every VM.
     """
     isolated: set[str] = set()
+    mesh_taken = False
     for port in sorted(bridge.ports, key=lambda port: port.address, reverse=True):
-        if isolated.isdisjoint(port.peers):
+        if isolated.isdisjoint(port.peers) and not (port.mesh and mesh_taken):
             isolated.add(port.tap)
+            mesh_taken = mesh_taken or port.mesh
     return frozenset(isolated)
 
 
@@ -107,32 +114,67 @@ def isolated_ports(bridge: Bridge) -> frozenset[str]:
 _Element = tuple[str, tuple[object, ...]]
 """Name of the set and the parts of the key; for the map of recorders, (group, tap)."""
 
-_CLAIMS = frozenset({"routed", "macs", "addresses", "arp_claims", "recorders"})
+MESH_PAIRS = 64
+"""Up to so many ports of a bridge's mesh each pair is an element, which is cheapest for a frame; more are two sets."""
+
+
+def _mesh_is_small(bridge: Bridge) -> bool:
+    return sum(port.mesh for port in bridge.ports) <= MESH_PAIRS
+
+
+class _Around:
+    """A bridge seen from one of its ports: who its peers are."""
+
+    def __init__(self, bridge: Bridge, quarantined: Collection[str]) -> None:
+        self.bridge = bridge
+        self.quarantined = quarantined
+        self.ports = {port.tap: port for port in bridge.ports}
+        self._peers = {port.tap: frozenset(port.peers) for port in bridge.ports}
+        self.mesh_is_small = _mesh_is_small(bridge)
+        self._small_mesh = [port for port in bridge.ports if port.mesh and self.mesh_is_small]
+
+    def peers(self, port: Port) -> Iterator[Port]:
+        """Ports with which a port makes pairs: both name each other, or both are of a small mesh."""
+        candidates = dict.fromkeys(port.peers)
+        if port.mesh:
+            candidates.update(dict.fromkeys(other.tap for other in self._small_mesh))
+        for tap in candidates:
+            if self.are_peers(port.tap, tap):
+                yield self.ports[tap]
+
+    def are_peers(self, tap: str, other: str) -> bool:
+        """True if two ports make a pair."""
+        if tap == other or other not in self.ports:
+            return False
+        if self.mesh_is_small and self.ports[tap].mesh and self.ports[other].mesh:
+            return True
+        return other in self._peers[tap] and tap in self._peers[other]
+
+    def elements(self, port: Port, *, both_ways: bool) -> Iterator[_Element]:
+        """All elements in which a port has a part; without `both_ways` those in which it is the source."""
+        yield from _claims(self.bridge, port)
+        if port.tap in self.quarantined:
+            yield "quarantined", (port_group(port),)
+            return
+        if port.mesh and not self.mesh_is_small:
+            group, address = port_group(port), str(port.address)
+            yield "mesh_sources", (group, port.mac, address)
+            yield "mesh_targets", (group, address)
+        for other in self.peers(port):
+            yield from self.pair(port, other, both_ways=both_ways)
+
+    def pair(self, port: Port, other: Port, *, both_ways: bool) -> Iterator[_Element]:
+        """What two peers may send each other."""
+        if other.tap not in self.quarantined:
+            yield from _pair(port, other)
+            if both_ways:
+                yield from _pair(other, port)
 
 
 def _bridge_elements(bridge: Bridge, quarantined: Collection[str]) -> Iterator[_Element]:
-    ports = {port.tap: port for port in bridge.ports}
-    peers = {port.tap: frozenset(port.peers) for port in bridge.ports}
+    around = _Around(bridge, quarantined)
     for port in bridge.ports:
-        yield from _claims(bridge, port)
-        if port.tap in quarantined:
-            yield _in_quarantine(port)
-            continue
-        for name in port.peers:
-            if name in ports and name != port.tap and name not in quarantined and port.tap in peers[name]:
-                yield from _pair(port, ports[name])
-
-
-def _port_elements(bridge: Bridge, port: Port, quarantined: Collection[str]) -> Iterator[_Element]:
-    """All elements in which one port has a part."""
-    yield from _claims(bridge, port)
-    if port.tap in quarantined:
-        yield _in_quarantine(port)
-        return
-    ports = {each.tap: each for each in bridge.ports}
-    for name in port.peers:
-        if name in ports:
-            yield from _mutual(port, ports[name], quarantined)
+        yield from around.elements(port, both_ways=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +183,8 @@ class _Touched:
 
     ports: frozenset[str]
     peers: dict[str, frozenset[str]]
+    meshes: frozenset[str]
+    """Bridges whose mesh grows or shrinks across the limit of pairs."""
 
 
 def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: frozenset[str]) -> _Touched:
@@ -155,31 +199,21 @@ def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: f
             ports.add(tap)
         elif port.peers != new_port.peers:
             peers[tap] = frozenset(port.peers) ^ frozenset(new_port.peers)
-    return _Touched(frozenset(ports), peers)
+    was_small = {bridge.name: _mesh_is_small(bridge) for bridge in before}
+    meshes = {bridge.name for bridge in after if was_small.get(bridge.name) not in (None, _mesh_is_small(bridge))}
+    return _Touched(frozenset(ports), peers, frozenset(meshes))
 
 
 def _touched_elements(bridges: Sequence[Bridge], touched: _Touched, quarantined: Collection[str]) -> Iterator[_Element]:
     for bridge in bridges:
-        ports = {port.tap: port for port in bridge.ports}
+        around = _Around(bridge, quarantined)
         for port in bridge.ports:
-            if port.tap in touched.ports:
-                yield from _port_elements(bridge, port, quarantined)
+            if port.tap in touched.ports or (port.mesh and bridge.name in touched.meshes):
+                yield from around.elements(port, both_ways=True)
             elif port.tap in touched.peers and port.tap not in quarantined:
-                for name in sorted(touched.peers[port.tap] & ports.keys()):
-                    yield from _mutual(port, ports[name], quarantined)
-
-
-def _mutual(port: Port, other: Port, quarantined: Collection[str]) -> Iterator[_Element]:
-    """What two ports may send each other, which is nothing unless each names the other."""
-    if other.tap == port.tap or other.tap in quarantined:
-        return
-    if other.tap in port.peers and port.tap in other.peers:
-        yield from _pair(port, other)
-        yield from _pair(other, port)
-
-
-def _in_quarantine(port: Port) -> _Element:
-    return "quarantined", (port_group(port),)
+                for name in sorted(touched.peers[port.tap] & around.ports.keys()):
+                    if around.are_peers(port.tap, name):
+                        yield from around.pair(port, around.ports[name], both_ways=True)
 
 
 def _claims(bridge: Bridge, port: Port) -> Iterator[_Element]:
@@ -216,10 +250,12 @@ def _routed(bridge: Bridge, port: Port) -> list[IPv4Network]:
     return list(collapse_addresses(outside))
 
 
-def _check_distinct(bridges: Sequence[Bridge]) -> None:
+def _check(bridges: Sequence[Bridge]) -> None:
     seen: set[object] = set()
     for bridge in bridges:
         for port in bridge.ports:
+            if port.mesh and port.routed_networks:
+                raise ValueError(f"bridge {bridge.name}: {port.tap} routes and cannot be of the mesh")
             for key in (port.tap, port.address):
                 if key in seen:
                     raise ValueError(f"bridge {bridge.name}: {key} is used by two ports of this node")

@@ -71,8 +71,9 @@ class Vm:
 class Port:
     """What one port of a bridge may claim, and the ports that it may reach on the same bridge.
 
-    `peers` holds tap names. `routed` is true for an FW-VM's port: frames from it may carry source addresses of
-    `routed_networks` (it forwards), never one that belongs to another port of this bridge.
+    `peers` holds tap names. Ports with `mesh` reach one another besides: what would be a million names for a thousand
+    APP-VMs is one flag each. An FW-VM's port has `routed_networks`: frames from it may carry source addresses of these
+    (it forwards), never one that belongs to another port of this bridge.
     """
 
     tap: str
@@ -80,6 +81,7 @@ class Port:
     address: IPv4Address
     peers: tuple[str, ...]
     routed_networks: tuple[IPv4Network, ...] = ()
+    mesh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from nft_evaluator import Firewall
 
+from vinci.plan import bridge_rules
 from vinci.plan.bridge_filter import REASON_MARKS
 from vinci.plan.bridge_rules import (
     bridge_ruleset,
@@ -30,11 +32,21 @@ ROUTED = ("10.0.9.0/24", "10.0.8.0/25", "0.0.0.0/0", "10.0.1.128/25")
 REASONS = {mark: reason.value for reason, mark in REASON_MARKS.items()}
 
 
-def make_port(bridge: int, host: int, peers: frozenset[int], routed: tuple[str, ...] = ()) -> Port:
+@pytest.fixture(autouse=True, scope="module")
+def small_limit() -> Iterator[None]:
+    """Three ports of a mesh are too many for pairs here, so that both forms are met."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridge_rules, "MESH_PAIRS", 2)
+        yield
+
+
+def make_port(
+    bridge: int, host: int, peers: frozenset[int], routed: tuple[str, ...] = (), *, mesh: bool = False
+) -> Port:
     address = IPv4Address(f"10.0.{bridge}.{host}")
     taps = tuple(f"v{int(IPv4Address(f'10.0.{bridge}.{peer}')):08x}" for peer in sorted(peers))
     networks = tuple(IPv4Network(network) for network in routed)
-    return Port(f"v{int(address):08x}", "02:56:" + address.packed.hex(":"), address, taps, networks)
+    return Port(f"v{int(address):08x}", "02:56:" + address.packed.hex(":"), address, taps, networks, mesh)
 
 
 @st.composite
@@ -47,7 +59,7 @@ def bridges(draw: st.DrawFn) -> tuple[Bridge, ...]:
             # Peers may be one-sided, absent or the port itself: only mutual ones count.
             peers = draw(st.frozensets(st.integers(1, 6)))
             routed = draw(st.lists(st.sampled_from(ROUTED), max_size=2)) if draw(st.booleans()) else []
-            ports.append(make_port(number, host, peers, tuple(routed)))
+            ports.append(make_port(number, host, peers, tuple(routed), mesh=not routed and draw(st.booleans())))
         made.append(Bridge(f"b{number}", f"n{number}", IPv4Network(f"10.0.{number}.0/24"), tuple(ports)))
     return tuple(made)
 
@@ -97,7 +109,8 @@ def frames(ports: list[Port]) -> st.SearchStrategy[dict[str, object]]:
 
 def is_legal(frame: dict[str, object], source: Port, to: Port, subnet: IPv4Network) -> bool:
     """What the documentation promises, said without rules."""
-    if to.tap not in source.peers or source.tap not in to.peers or source.tap == to.tap:
+    named = to.tap in source.peers and source.tap in to.peers
+    if not named and not (source.mesh and to.mesh):
         return False
     if frame["ether.saddr"] != source.mac:
         return False
@@ -131,6 +144,7 @@ def test_a_frame_passes_if_and_only_if_it_is_legal(plan: tuple[Bridge, ...], dat
     bridge = data.draw(st.sampled_from(plan))
     every = [port for each in plan for port in each.ports]
     source, to = data.draw(st.sampled_from(bridge.ports)), data.draw(st.sampled_from(bridge.ports))
+    assume(source is not to)  # a bridge sends no frame back where it came from
     frame = data.draw(frames(every))
     verdict = rules.judge("forward", {**frame, "meta.iifgroup": port_group(source), "meta.oifgroup": port_group(to)})
     assert verdict.accepted == is_legal(frame, source, to, bridge.subnet)
@@ -141,7 +155,8 @@ def test_nothing_passes_between_bridges_or_by_unknown_ports(plan: tuple[Bridge, 
     rules = Firewall(bridge_ruleset(plan))
     every = [port for each in plan for port in each.ports]
     frame = data.draw(frames(every))
-    groups = {port_group(port): bridge.name for bridge in plan for port in bridge.ports}
+    # The kernel forwards within a bridge only; the two sets of a mesh rely on it.
+    groups = {port_group(port): bridge.name for bridge in plan for port in bridge.ports if not port.mesh}
     source, to = data.draw(st.sampled_from([0, *groups])), data.draw(st.sampled_from([0, *groups]))
     verdict = rules.judge("forward", {**frame, "meta.iifgroup": source, "meta.oifgroup": to})
     if source == 0 or to == 0 or groups[source] != groups[to]:
@@ -231,6 +246,7 @@ def test_no_two_isolated_ports_are_peers(plan: tuple[Bridge, ...]) -> None:
         isolated = isolated_ports(bridge)
         peers = {(port.tap, peer) for port in bridge.ports for peer in port.peers if peer != port.tap}
         assert not any((peer, tap) in peers and tap in isolated and peer in isolated for tap, peer in peers)
+        assert sum(port.mesh and port.tap in isolated for port in bridge.ports) <= 1
 
 
 def test_application_vms_without_peers_among_them_are_isolated() -> None:
@@ -246,3 +262,16 @@ def test_two_ports_with_one_address_are_refused() -> None:
     twice = Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), (port, replace(port, tap="v0")))
     with pytest.raises(ValueError, match="used by two ports"):
         bridge_ruleset([twice])
+
+
+def test_a_router_in_the_mesh_is_refused() -> None:
+    port = make_port(1, 1, frozenset(), ("10.0.9.0/24",), mesh=True)
+    with pytest.raises(ValueError, match="cannot be of the mesh"):
+        bridge_ruleset([Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), (port,))])
+
+
+def test_a_large_mesh_grows_by_what_one_port_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_rules, "MESH_PAIRS", 64)
+    ports = tuple(make_port(1, host, frozenset(), mesh=True) for host in range(1, 120))
+    bridge = Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), ports)
+    assert len(json.dumps(port_added(bridge, ports[-1]))) < 3000
