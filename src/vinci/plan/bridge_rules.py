@@ -114,7 +114,7 @@ def isolated_ports(bridge: Bridge) -> frozenset[str]:
 _Element = tuple[str, tuple[object, ...]]
 """Name of the set and the parts of the key; for the map of recorders, (group, tap)."""
 
-MESH_PAIRS = 64
+MESH_PAIRS = 100
 """Up to so many ports of a bridge's mesh each pair is an element, which is cheapest for a frame; more are two sets."""
 
 

@@ -271,7 +271,7 @@ def test_a_router_in_the_mesh_is_refused() -> None:
 
 
 def test_a_large_mesh_grows_by_what_one_port_adds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_rules, "MESH_PAIRS", 64)
+    monkeypatch.setattr(bridge_rules, "MESH_PAIRS", 100)
     ports = tuple(make_port(1, host, frozenset(), mesh=True) for host in range(1, 120))
     bridge = Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), ports)
     assert len(json.dumps(port_added(bridge, ports[-1]))) < 3000
