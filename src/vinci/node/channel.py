@@ -20,7 +20,7 @@ import asyncssh
 
 HANDSHAKE_SECONDS = 20.0
 ATTEMPT_SECONDS = 6.0
-MAX_OUTPUT = 4 * 1024 * 1024
+MAX_OUTPUT = 1024 * 1024
 """Bytes of a command's output that are kept; a guest that sends more is cut off."""
 MAX_LINE = 16 * 1024
 KEEPALIVE_SECONDS = 30

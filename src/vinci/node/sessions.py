@@ -33,6 +33,7 @@ from vinci.plan.types import NodePlan, Plan, Vm, VmKind
 from vinci.store.sqlite import Session, Store
 
 LOGIN_SECONDS = 60.0
+HASHES_AT_ONCE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class Logins:
         self._ensure_vm = ensure_vm
         self._release_vm = release_vm
         self._limit = FailureLimit()
+        self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
 
     async def authenticate(self, infrastructure: Infrastructure, request: LoginRequest) -> tuple[str, str]:
         """The user and the community that a request proves.
@@ -80,7 +82,9 @@ class Logins:
         stored = None
         if user is not None:
             stored = self._store.password(user) or infrastructure.users[user].password_hash
-        if not await asyncio.to_thread(verify_password, stored, request.untrusted_password) or user is None:
+        async with self._hashing:
+            fits = await asyncio.to_thread(verify_password, stored, request.untrusted_password)
+        if not fits or user is None:
             if user is not None:
                 self._limit.failed(user, now)
             raise self._denied(request.untrusted_user, "wrong password" if user else "no such user")

@@ -37,12 +37,17 @@ async def verify(agent: Agent, report: Report) -> Json:
     if in_force is None:
         raise ChannelError("nothing is up: no declaration is in force")
     async with AsyncExitStack() as sessions:
-        subjects = []
-        for done, member in enumerate(in_force.plan.members):
-            report(Progress("log users in", done, len(in_force.plan.members)))
+        done = 0
+        members = in_force.plan.members
+
+        async def log_in(member: Member) -> FileSubject:
+            nonlocal done
             session = await sessions.enter_async_context(agent.session(member.user, member.community, "verify"))
-            subjects.append(_subject(in_force, member, session.vm))
-        report(Progress("log users in", len(subjects), len(subjects)))
+            done += 1
+            report(Progress("log users in", done, len(members)))
+            return _subject(in_force, member, session.vm)
+
+        subjects = list(await asyncio.gather(*(log_in(member) for member in members)))
         files = await _each(
             "try files",
             [measure_files(in_force.infrastructure, s, agent.guests.channel(s.vm)) for s in subjects],
