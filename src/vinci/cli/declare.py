@@ -24,6 +24,8 @@ from vinci.model.schema import schema as model_schema
 from vinci.node.paths import NodePaths, images_directory, state_directory
 from vinci.plan.compile import compile_plan
 from vinci.plan.difference import difference
+from vinci.plan.second_opinion import Disagreement
+from vinci.plan.types import Plan
 from vinci.policy.changes import ChangeKind, flow_changes
 
 File = Annotated[Path, typer.Argument(help="the infrastructure file, e.g. examples/hospital.yaml", show_default=False)]
@@ -61,7 +63,13 @@ def _parsed(untrusted_text: bytes, path: Path) -> Declaration:
         raise Failure(f"{path} cannot be used:\n{error}", Status.USAGE) from None
 
 
-def check(file: File, as_json: Json = False) -> None:
+def check(
+    file: File,
+    as_json: Json = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="also read the compiled policies and packet rules back and compare")
+    ] = False,
+) -> None:
     """Validate, compile, prove the flows and test what the file expects. Changes nothing, needs no root.
 
     Exit status 1 when information gets down unexplained or an expectation fails, 2 when the file is broken.
@@ -76,9 +84,12 @@ def check(file: File, as_json: Json = False) -> None:
     compiled = compile_plan(declaration.infrastructure)
     vms = sum(len(node.vms) for node in compiled.nodes)
     proof = prove(declaration)
+    opinion = _second_opinion(declaration, compiled) if deep else None
     if as_json:
         warnings = [_problem(problem) for problem in declaration.warnings]
-        counts = {"communities": len(compiled.communities), "vms": vms}
+        counts: dict[str, object] = {"communities": len(compiled.communities), "vms": vms}
+        if opinion is not None:
+            counts["disagreements"] = [str(each) for each in opinion]
         print_json({"valid": True, "problems": warnings, **counts, **proof_json(proof)})
     else:
         for warning in declaration.warnings:
@@ -88,7 +99,24 @@ def check(file: File, as_json: Json = False) -> None:
             f"{len(compiled.shares)} shares, {vms} VMs"
         )
         print_proof(proof)
-    raise typer.Exit(Status.DONE if proof.holds else Status.DOES_NOT_HOLD)
+        if opinion is not None:
+            _print_opinion(opinion)
+    raise typer.Exit(Status.DONE if proof.holds and not opinion else Status.DOES_NOT_HOLD)
+
+
+def _second_opinion(declaration: Declaration, compiled: Plan) -> list[Disagreement]:
+    from vinci.cli.deep import second_opinion  # setools takes its time to load, and only this needs it
+
+    return second_opinion(declaration.infrastructure, compiled)
+
+
+def _print_opinion(opinion: list[Disagreement]) -> None:
+    for each in opinion:
+        say(f"DISAGREES: {each}", "red")
+    if opinion:
+        say("what would be enforced is not what the file says: this is a defect of Vinci, please report it")
+    else:
+        say("read back: the compiled policies and the packet rules say the same as the file")
 
 
 def _problem(problem: Problem) -> dict[str, object]:

@@ -54,6 +54,20 @@ def test_examples_are_proved_and_hold_what_they_expect(name: str) -> None:
     assert {each["outcome"] for each in report["expectations"]} == {"holds"}
 
 
+def test_a_second_opinion() -> None:
+    status, output = vinci("check", HOSPITAL, "--deep")
+    assert status == 0
+    assert "read back: the compiled policies and the packet rules say the same" in output
+    assert json.loads(vinci("check", HOSPITAL, "--deep", "--json")[1])["disagreements"] == []
+
+
+def test_a_second_opinion_that_differs(tmp_path: Path) -> None:
+    """No datagram to DHCP's ports crosses a bridge, whatever a flow says."""
+    status, output = vinci("check", changed(tmp_path, ("service: https", "service: udp/67")), "--deep")
+    assert status == Status.DOES_NOT_HOLD
+    assert "administration-1 -> nurses-1 at 10.20.2.10 udp/67: is declared and dropped" in output
+
+
 def test_check_shows_a_leak_hop_by_hop_with_lines_and_the_smallest_change(tmp_path: Path) -> None:
     file = changed(tmp_path, LEAK)
     line = 1 + file.read_text().splitlines().index("  - from: administration")

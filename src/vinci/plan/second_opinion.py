@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compares what is enforced with what was declared: compiled policies and rule sets read back, against the model.
+
+The declaration is read by `vinci.policy.expected`, the artefacts by `vinci.policy.readback_files` and
+`vinci.policy.readback_rules`; none of them shares code with what makes the artefacts. The same from here on: the
+place and address of each VM, and the tables of contexts, are taken from the plan, because guests get them from there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address
+from typing import Any
+
+from vinci.model.infrastructure import Direction, Infrastructure, Operation, Protocol
+from vinci.model.labels import Lattice, permitted
+from vinci.model.services import resolve_service
+from vinci.plan.bridge_rules import bridge_ruleset
+from vinci.plan.firewall_rules import INNER, TRANSIT_SIDE, firewall_ruleset
+from vinci.plan.types import TRANSIT, FileService, Nic, NodePlan, Plan, Vm, VmKind
+from vinci.policy.expected import Place, expected_operations, expected_reach
+from vinci.policy.readback_files import Context, FilePolicy, ReadbackError, Rights, steps
+from vinci.policy.readback_rules import Packet, RuleSet
+
+UNDECLARED_PORT = 4711
+"""A port that stands for all that no flow names."""
+
+
+class Artefact(StrEnum):
+    """What was read back."""
+
+    POLICY = "SELinux policy"
+    RULES = "packet rules"
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """An artefact says something else than the declaration: a defect of Vinci, never of the file."""
+
+    artefact: Artefact
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.artefact} of {self.where}: {self.text}"
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+_KEEPERS: Mapping[str, frozenset[tuple[str, str]]] = {
+    "vinci_kernel_t": frozenset({("dir", "getattr")}),
+    "vinci_decode_t": frozenset(("dir", permission) for permission in ("getattr", "search", "read", "open")),
+    "vinci_compare_t": frozenset(("file", permission) for permission in ("getattr", "open", "read")),
+}
+"""The server's own types and the most that they may do with a share; see docs/explanation/proof-of-flows.md."""
+_MANAGER, _NEVER_BY_MANAGER = "vinci_manage_t", frozenset({"read", "write", "execute", "map", "ioctl"})
+
+
+def check_files(infrastructure: Infrastructure, service: FileService, policy: Any) -> Iterator[Disagreement]:
+    """What the binary policy of one FS-VM says otherwise. `policy` is a `setools.SELinuxPolicy` of it."""
+    try:
+        yield from (Disagreement(Artefact.POLICY, service.vm, text) for text in _files(infrastructure, service, policy))
+    except ReadbackError as error:
+        yield Disagreement(Artefact.POLICY, service.vm, str(error))
+
+
+def _files(infrastructure: Infrastructure, service: FileService, policy: Any) -> Iterator[str]:
+    read = FilePolicy(policy)
+    lattice = Lattice(infrastructure.labels)
+    shares = {share.name: read.context(share.context) for share in service.shares}
+    in_use = _permissions_in_use(read, shares.values())
+    own_types = set()
+    for member in service.members:
+        who = f"{member.community}:{member.user}"
+        try:
+            subject = read.context(member.context)
+        except ReadbackError as error:
+            yield f"{who} has no subject: {error}"
+            continue
+        own_types.add(subject.type)
+        for name, share in shares.items():
+            wanted = _declared(infrastructure, member.user, member.community, name)
+            labels = _by_labels(infrastructure, lattice, member.community, name)
+            faults = [
+                *_differences(read.rights(subject, share), wanted),
+                *_excess("types alone", read.by_type(subject, share), wanted),
+                *_names_shown(read, subject, share, wanted),
+                *_excess("labels alone", read.by_label(subject, share, in_use), labels),
+            ]
+            yield from (f"{who} on share {name}: {text}" for text in faults)
+    yield from _memberships(infrastructure, service, read)
+    yield from _others(infrastructure, service, read, frozenset(own_types))
+
+
+def _declared(infrastructure: Infrastructure, user: str, community: str, share: str) -> frozenset[Operation]:
+    operations = expected_operations(infrastructure, user, community, share)
+    access = infrastructure.shares[share].access
+    runs = any(Operation.EXECUTE in access.get(each, ()) for each in (community, f"{community}:{user}"))
+    return operations | ({Operation.EXECUTE} if runs else set())
+
+
+def _by_labels(infrastructure: Infrastructure, lattice: Lattice, community: str, name: str) -> frozenset[Operation]:
+    """What the labels alone permit: everything to those whom the file trusts."""
+    share = infrastructure.shares[name]
+    if share.trusted is not None and community in share.trusted.communities:
+        return frozenset(Operation)
+    labels = lattice.resolve(infrastructure.communities[community].label), lattice.resolve(share.label)
+    return frozenset(operation for operation in Operation if permitted(operation, *labels))
+
+
+def _permissions_in_use(read: FilePolicy, shares: Iterable[Context]) -> frozenset[tuple[str, str]]:
+    """What some user may do with some share, by type: these are the permissions that labels have to bound."""
+    own = {*_KEEPERS, _MANAGER}
+    return frozenset(
+        permission
+        for share in shares
+        for source, permissions in read.reaching(share.type).items()
+        if source not in own
+        for permission in permissions
+    )
+
+
+def _differences(found: Rights, wanted: frozenset[Operation]) -> Iterator[str]:
+    for operation in sorted(wanted - found.able):
+        yield f"{operation} is declared and not possible"
+    for operation in sorted(found.able - wanted):
+        yield f"{operation} is possible and not declared"
+    for operation in sorted(found.touching - found.able - wanted):
+        yield f"steps of {operation} are possible and not declared"
+    if found.looking and not wanted:
+        yield "names and sizes can be seen though nothing is declared"
+
+
+def _excess(barrier: str, found: frozenset[Operation], wanted: frozenset[Operation]) -> Iterator[str]:
+    """One of the two barriers lets more through than the declaration, though the other may hold."""
+    for operation in sorted(found - wanted):
+        yield f"{barrier} would permit {operation}"
+
+
+def _names_shown(read: FilePolicy, subject: Context, share: Context, wanted: frozenset[Operation]) -> Iterator[str]:
+    if not wanted and subject.type in read.reaching(share.type):
+        yield "types alone would show names and sizes"
+
+
+def _memberships(infrastructure: Infrastructure, service: FileService, read: FilePolicy) -> Iterator[str]:
+    served = {member.community for member in service.members}
+    declared = {
+        (user, community)
+        for user, entry in infrastructure.users.items()
+        for community in entry.communities
+        if community in served
+    }
+    found = {
+        (user.removesuffix("_u").removeprefix("U"), role.removesuffix("_r"))
+        for user, role in read.memberships()
+        if user != "vinci_u"
+    }
+    yield from (f"{user} can act in {community}: not declared" for user, community in sorted(found - declared))
+    yield from (f"{user} cannot act in {community}" for user, community in sorted(declared - found))
+
+
+def _others(
+    infrastructure: Infrastructure, service: FileService, read: FilePolicy, own_types: frozenset[str]
+) -> Iterator[str]:
+    """Types of nobody in particular: they touch a share as little as they have to, and none becomes another."""
+    communities = {f"{name}_t": name for name in infrastructure.communities}
+    for share in service.shares:
+        mounting = {f"{grant.community}_mount_t" for grant in share.grants}
+        for source, permissions in read.reaching(share.context.split(":")[2]).items():
+            excess: frozenset[object]
+            if source in communities:
+                excess = steps(permissions) - _declared(infrastructure, "", communities[source], share.name)
+            elif source in own_types:
+                continue  # measured with its user
+            elif source in mounting:
+                excess = permissions - {("dir", "getattr"), ("dir", "search")}
+            elif source == _MANAGER:
+                excess = frozenset(p for p in permissions if p[0] != "dir" and p[1] in _NEVER_BY_MANAGER)
+            else:
+                excess = permissions - _KEEPERS.get(source, frozenset())
+            if excess:
+                yield f"{source} has more than it needs on share {share.name}: {sorted(map(str, excess))}"
+    for source in sorted(set(read.changes_of_subject()) - {*_KEEPERS, _MANAGER}):
+        yield f"{source} may become another subject"
+
+
+# -- packets ---------------------------------------------------------------------------------------------------------
+
+
+def check_packets(infrastructure: Infrastructure, plan: Plan) -> Iterator[Disagreement]:
+    """What the rules of bridges and FW-VMs say otherwise, for every pair of VMs and every declared service."""
+    for node in plan.nodes:
+        try:
+            yield from (
+                Disagreement(Artefact.RULES, f"node {node.node}", text) for text in _packets(infrastructure, node)
+            )
+        except ReadbackError as error:
+            yield Disagreement(Artefact.RULES, f"node {node.node}", str(error))
+
+
+def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
+    walk = _Walk(node)
+    services = _services(infrastructure)
+    one_way = _one_way(infrastructure)
+    for source, card in walk.cards:
+        if source.kind is not VmKind.APP:
+            continue
+        for target, other in walk.cards:
+            if target is source or other.network == TRANSIT:
+                continue
+            for protocol, port in _asked(source, target, services):
+                text = f"{source.name} -> {target.name} at {other.address} {protocol}/{port}"
+                declared = expected_reach(infrastructure, _place(source), _place(target), other.network, protocol, port)
+                found = walk.crosses(source, card, target, other, protocol, port)
+                if found != declared:
+                    yield f"{text}: " + ("is declared and dropped" if declared else "passes and is not declared")
+                if found:
+                    diode = (source.community, target.community, protocol, port) in one_way
+                    if walk.answers(source, card, target, other, protocol, port) == diode:
+                        yield f"{text}: answers {'pass' if diode else 'are dropped'}"
+
+
+def _services(infrastructure: Infrastructure) -> Sequence[tuple[Protocol, int]]:
+    declared = [resolve_service(infrastructure, flow.service) for flow in infrastructure.flows]
+    both = [(protocol, UNDECLARED_PORT) for protocol in Protocol]
+    return list(dict.fromkeys([*((service.protocol, service.port) for service in declared), *both]))
+
+
+def _asked(source: Vm, target: Vm, services: Sequence[tuple[Protocol, int]]) -> Iterable[tuple[Protocol, int]]:
+    """Bridges know no ports: what an FS-VM or an FW-VM offers is left to its own rules."""
+    if target.kind is VmKind.FS:
+        return [(Protocol.TCP, 2049)]
+    if target.kind is VmKind.FW and target.community == source.community:
+        return []
+    return services
+
+
+def _one_way(infrastructure: Infrastructure) -> frozenset[tuple[str | None, str | None, Protocol, int]]:
+    services = [(flow, resolve_service(infrastructure, flow.service)) for flow in infrastructure.flows]
+    return frozenset(
+        (flow.source, flow.to, service.protocol, service.port)
+        for flow, service in services
+        if flow.direction is Direction.ONE_WAY
+    )
+
+
+def _place(vm: Vm) -> Place:
+    return Place(vm.community, vm.name if vm.kind is VmKind.FS else None, vm.kind is VmKind.FW)
+
+
+class _Walk:
+    """Sends packets from VM to VM of one node, through every rule set on the way."""
+
+    def __init__(self, node: NodePlan) -> None:
+        self.cards = [(vm, nic) for vm in node.vms for nic in vm.nics]
+        self._bridges = RuleSet(json.dumps(bridge_ruleset(node.bridges)))
+        self._firewalls = {each.vm: RuleSet(json.dumps(firewall_ruleset(each))) for each in node.firewalls}
+        self._at = {(nic.network, nic.address): (vm, nic) for vm, nic in self.cards}
+
+    def crosses(self, source: Vm, card: Nic, target: Vm, other: Nic, protocol: Protocol, port: int) -> bool:
+        """Whether the first packet to a service arrives."""
+        packet = _packet(card.address, other.address, protocol, 40_000, port, opening=True)
+        return self._arrives(source, card, target, other, packet)
+
+    def answers(self, source: Vm, card: Nic, target: Vm, other: Nic, protocol: Protocol, port: int) -> bool:
+        """Whether the answer to a packet that was let through gets back."""
+        packet = _packet(other.address, card.address, protocol, port, 40_000, opening=False)
+        return self._arrives(target, other, source, card, packet)
+
+    def _arrives(self, source: Vm, card: Nic, target: Vm, other: Nic, packet: dict[str, Any]) -> bool:
+        vm, out = source, card
+        for _hop in range(4):
+            onward = self._next(vm, other.address)
+            if onward is None:
+                return False
+            out, neighbour = onward
+            if not self._bridges.passes("forward", _framed(packet, out, neighbour[1])):
+                return False
+            vm, entered = neighbour
+            if vm is target:
+                return entered is other
+            if vm.kind is not VmKind.FW:
+                return False
+            left = self._next(vm, other.address)
+            if left is None:
+                return False
+            sides = (_side(entered), _side(left[0]))
+            routed = {**packet, "meta iifname": sides[0], "meta oifname": sides[1], "meta nfproto": "ipv4"}
+            if not self._firewalls[vm.name].passes("forward", routed):
+                return False
+        return False
+
+    def _next(self, vm: Vm, address: IPv4Address) -> tuple[Nic, tuple[Vm, Nic]] | None:
+        """The card that a VM sends from and the neighbour it sends to: the longest route that fits (RFC 1812)."""
+        for nic in vm.nics:
+            if (nic.network, address) in self._at:
+                return nic, self._at[(nic.network, address)]
+        routes = sorted(vm.routes, key=lambda route: route.network.prefixlen, reverse=True)
+        for route in routes:
+            if address in route.network:
+                for nic in vm.nics:
+                    if (nic.network, route.via) in self._at:
+                        return nic, self._at[(nic.network, route.via)]
+        return None
+
+
+def _side(nic: Nic) -> str:
+    return TRANSIT_SIDE if nic.network == TRANSIT else INNER
+
+
+def _packet(
+    source: IPv4Address, target: IPv4Address, protocol: Protocol, source_port: int, port: int, *, opening: bool
+) -> dict[str, Any]:
+    packet: dict[str, Any] = {
+        **{"ip saddr": str(source), "ip daddr": str(target), "meta l4proto": protocol.value},
+        **{f"{protocol} sport": source_port, f"{protocol} dport": port, "th sport": source_port, "th dport": port},
+        "ct state": "new" if opening else "established",
+        "ct direction": "original" if opening else "reply",
+    }
+    if protocol is Protocol.TCP:
+        packet["tcp flags"] = frozenset({"syn"} if opening else {"syn", "ack"})
+    return packet
+
+
+def _framed(packet: dict[str, Any], out: Nic, into: Nic) -> Packet:
+    """The packet as a bridge sees it. A port's device group is its address as a number."""
+    frame = {"ether type": "ip", "ether saddr": out.mac, "ether daddr": into.mac}
+    return {**packet, **frame, "meta iifgroup": int(out.address), "meta oifgroup": int(into.address)}
