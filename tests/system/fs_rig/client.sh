@@ -29,15 +29,31 @@ mount_share() {
 
 # try CLIENT UID OPERATION DIRECTORY: does one operation; 0 when it was done, 1 when it was refused
 try() {
-	as "$1" "$2" sh -c '
-		case $1 in
-		read) cat "$2/file" >/dev/null ;;
-		list) ls "$2" >/dev/null ;;
-		execute) "$2/program" ;;
-		write) printf x | dd of="$2/file" conv=notrunc bs=1 ;;
-		create) : >"$2/new.$$" && rm "$2/new.$$" ;;
-		append) echo line >>"$2/file" ;;
-		esac' try "$3" "$4" >/dev/null 2>&1 || return 1
+	case $(try_all "$1" "$2" "$3" "$4") in *' 0') ;; *) return 1 ;; esac
+}
+
+# try_all CLIENT UID OPERATIONS DIRECTORY…: one line `DIRECTORY OPERATION 0|1` for each pair
+try_all() {
+	client=$1 uid=$2 operations=$3
+	shift 3
+	as "$client" "$uid" sh -c '
+		one() {
+			case $1 in
+			read) cat "$2/file" >/dev/null ;;
+			list) ls "$2" >/dev/null ;;
+			execute) "$2/program" ;;
+			write) printf x | dd of="$2/file" conv=notrunc bs=1 ;;
+			create) (: >"$2/new.$$") && rm "$2/new.$$" ;;
+			append) (echo line >>"$2/file") ;;
+			esac
+		}
+		operations=$1
+		shift
+		for directory; do
+			for operation in $operations; do
+				one "$operation" "$directory" >/dev/null 2>&1 && echo "$directory $operation 0" || echo "$directory $operation 1"
+			done
+		done' try_all "$operations" "$@"
 }
 
 # appender CLIENT UID FILE COUNT OUT: appends COUNT lines one by one, notes in OUT those that the shell says were written

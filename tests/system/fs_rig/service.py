@@ -18,9 +18,9 @@ from vinci.plan.types import PlannedShare
 HERE = Path(__file__).parent
 
 
-def communities(share: PlannedShare) -> set[str]:
-    """The communities that have a grant on it."""
-    return {grant.community for grant in share.grants}
+def may_mount(share: PlannedShare, client: str) -> bool:
+    """Whether the client's community has a grant on it, and labels that let it be seen at all."""
+    return share.name != "sideways" and BY_NAME[client].community in {grant.community for grant in share.grants}
 
 
 class Service:
@@ -53,7 +53,7 @@ class Service:
         status, _ = await self.client(f"grep -q ' {top}/' /proc/mounts")
         if status != 0:
             for client in CLIENTS:
-                mine = [s.name for s in SHARES if s.name != "sideways" and client.community in communities(s)]
+                mine = [share.name for share in SHARES if may_mount(share, client.name)]
                 await self.client_ok(
                     f"for share in {' '.join(mine)}; do mount_share {client.name} {client.server} {version} $share "
                     f"{options} {top}/{client.name}/$share || exit 1; done"
@@ -102,7 +102,7 @@ async def start(folder: Path, rig: Rig) -> Service:
 
 
 async def fill(service: Service) -> None:
-    """A file and a program in each tree, open to all by mode; a secret in anna's home, for which she forgets the umask."""
+    """A file and a program in each tree, open to all by mode; a secret in anna's home, made with umask 0."""
     await service.fs.ok(
         "printf %s vinci_u:vinci_system_r:vinci_manage_t:s0 >/proc/self/attr/current; cd /srv || exit; "
         "for share in [a-z]*; do case $share in homes* | lost*) continue ;; esac; "
