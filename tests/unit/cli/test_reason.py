@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from vinci.cli import declare
 from vinci.cli.declare import confirm_ways_down
 from vinci.cli.failure import Failure, Status
 from vinci.cli.in_force import InForce
 from vinci.cli.main import app
+from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import load, parse
+from vinci.plan.compile import compile_plan
+from vinci.plan.types import Plan
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 HOSPITAL, UTILITY = EXAMPLES / "hospital.yaml", EXAMPLES / "utility.yaml"
@@ -61,11 +66,20 @@ def test_a_second_opinion() -> None:
     assert json.loads(vinci("check", HOSPITAL, "--deep", "--json")[1])["disagreements"] == []
 
 
-def test_a_second_opinion_that_differs(tmp_path: Path) -> None:
-    """No datagram to DHCP's ports crosses a bridge, whatever a flow says."""
-    status, output = vinci("check", changed(tmp_path, ("service: https", "service: udp/67")), "--deep")
+def test_a_second_opinion_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler with a fault: it forgets what may enter a community."""
+
+    def faulty(infrastructure: Infrastructure) -> Plan:
+        plan = compile_plan(infrastructure)
+        (node,) = plan.nodes
+        firewalls = tuple(replace(each, inbound=()) for each in node.firewalls)
+        return replace(plan, nodes=(replace(node, firewalls=firewalls),))
+
+    monkeypatch.setattr(declare, "compile_plan", faulty)
+    status, output = vinci("check", HOSPITAL, "--deep")
     assert status == Status.DOES_NOT_HOLD
-    assert "administration-1 -> nurses-1 at 10.20.2.10 udp/67: is declared and dropped" in output
+    assert "administration-1 -> nurses-1 at 10.20.2.10 tcp/443: is declared and dropped" in output
+    assert "defect of Vinci" in output
 
 
 def test_check_shows_a_leak_hop_by_hop_with_lines_and_the_smallest_change(tmp_path: Path) -> None:

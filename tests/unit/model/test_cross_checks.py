@@ -134,6 +134,7 @@ ERRORS = [
     Mistake("from: board, to: staff", "from: bored, to: staff", 'unknown community "bored"'),
     Mistake("from: board, to: staff", "from: staff, to: staff", "from staff to itself"),
     Mistake("service: udp/514", "service: planner", "cannot be one-way"),
+    Mistake("service: udp/514", "service: udp/67", "DHCP", "use another port"),
     Mistake("upward: true, reason: logs go up only", "upward: true", "declared upward without a reason"),
     Mistake(", upward: true, reason: logs go up only", "", "has a lower label"),
     Mistake(

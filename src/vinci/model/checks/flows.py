@@ -14,6 +14,7 @@ from vinci.model.services import WELL_KNOWN, ServiceError, resolve_service
 MIN_REASON = 8
 MAX_UNIT = 255
 MAX_REGISTER = 65_535
+DHCP_PORTS = (67, 68)
 
 
 def check_flows(facts: Facts) -> Iterator[Finding]:
@@ -57,6 +58,9 @@ def _transport(flow: Flow, service: Service, path: ModelPath) -> Iterator[Findin
     one_way = flow.direction is Direction.ONE_WAY
     if one_way and service.protocol is not Protocol.UDP:
         yield error((*path, "direction"), "a TCP connection cannot be one-way: it needs answers", "use a udp service")
+    if service.protocol is Protocol.UDP and service.port in DHCP_PORTS:
+        what = f"udp/{service.port} is DHCP's: no bridge lets it pass, for addresses are assigned by the plan"
+        yield error((*path, "service"), what, "use another port")
     if flow.inspection is None:
         return
     if service.protocol is not Protocol.TCP:
