@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute, netns
 
 from vinci.node.network import ensure_namespace, remove_namespace
-from vinci.node.packet_log import DroppedFrame, PacketLog
+from vinci.node.packet_log import DroppedFrame, LostRecords, PacketLog
 from vinci.node.rules import Rules
 from vinci.plan.bridge_rules import bridge_ruleset, port_group
 from vinci.plan.types import Bridge, Port
@@ -172,6 +172,23 @@ class Rig:
                     if len(found) == count:
                         break
             return found
+
+        return asyncio.run(asyncio.wait_for(wait(), EVENT_SECONDS))
+
+    def limit_log(self, size: int) -> None:
+        """Give the log's socket so many bytes for records that wait."""
+        self.log._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    def lost_records(self, sender: str, frame: bytes) -> LostRecords:
+        """Reads until the log tells that records were lost: by the first record after its socket was emptied."""
+
+        async def wait() -> LostRecords:
+            records = self.log.records()
+            while True:
+                self[sender].send(frame)
+                record = await anext(records)
+                if isinstance(record, LostRecords):
+                    return record
 
         return asyncio.run(asyncio.wait_for(wait(), EVENT_SECONDS))
 

@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 import pytest
 from network_rig import BROADCAST, Rig, arp, ether, icmp, ipv4, mac_of, port, tap_of, tcp, udp, udp_header
 
+from vinci.node.packet_log import RECEIVE_BYTES
 from vinci.plan import bridge_rules
 from vinci.plan.bridge_rules import port_added, port_group, port_removed, quarantine, release
 from vinci.plan.types import Bridge
@@ -199,6 +200,24 @@ def test_no_way_to_the_host(vcn: Rig) -> None:
     assert _host_sends(vcn), "without rules the host's frame must arrive"
     vcn.load()
     assert not _host_sends(vcn)
+
+
+@pytest.mark.parametrize("group", ["01:80:c2:00:00:00", "01:80:c2:00:00:03"], ids=["STP", "802.1X"])
+def test_frames_for_the_bridge_itself_are_dropped_and_recorded(vcn: Rig, group: str) -> None:
+    vcn[A].send(ether(group, OF_A, 38, bytes([0x42, 0x42, 3]) + bytes(35)))
+    vcn.dropped((tap_of(A), "ethertype"))
+
+
+def test_records_that_were_lost_are_told(vcn: Rig) -> None:
+    vcn.limit_log(1)
+    for _ in range(20):  # each new set of rules permits a burst of records
+        vcn.load()
+        for _ in range(20):
+            vcn[A].send(ATTACKS["IPv6"][0])
+    vcn.limit_log(RECEIVE_BYTES)
+    lost = vcn.lost_records(A, ATTACKS["VLAN tag"][0])
+    assert lost.number is not None
+    assert 0 < lost.number <= 400
 
 
 def _bridge_mac(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Network
@@ -213,6 +214,44 @@ def test_isolated_ports_are_apart_even_without_rules(rig: Rig, node: NodeNetwork
     assert not rig.delivered(A, udp(A, B), B, FS)
     assert not rig.delivered(A, udp(A, "10.20.1.255", to_mac=BROADCAST), B, FS)
     assert rig.delivered(A, udp(A, FS), FS, B)
+
+
+LLDP_GROUP = "01:80:c2:00:00:0e"
+
+
+def test_no_frame_reaches_the_hosts_stack(rig: Rig, node: NodeNetwork) -> None:
+    """Frames for LLDP's group pass the bridge's rules by. Give a port an address, and it still hears nothing."""
+    rig.node(_set_address, tap_of(A), "10.20.1.77")
+    question = arp(1, mac_of(A), A, "10.20.1.77", to_mac=LLDP_GROUP)
+    datagram = udp(A, "10.20.1.77", ports=(1, 7777), to_mac=LLDP_GROUP)
+    heard = rig.node(_listen, 7777)
+    with heard:
+        assert not _host_answers(rig, question)
+        rig[A].send(datagram)
+        rig.node(flush)
+        assert _host_answers(rig, question), "without rules the host must answer"
+        rig[A].send(datagram.replace(b"hello", b"HELLO"))
+        assert heard.recv(100) == b"HELLO", "the first datagram must not have been heard"
+
+
+def _set_address(name: str, address: str) -> None:
+    with IPRoute() as netlink:
+        netlink.addr("add", index=netlink.link_lookup(ifname=name)[0], address=address, prefixlen=24)
+
+
+def _listen(port_number: int) -> socket.socket:
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(("0.0.0.0", port_number))
+    made.settimeout(5)
+    return made
+
+
+def _host_answers(rig: Rig, question: bytes) -> bool:
+    """Whether an ARP reply comes before a frame that FS sends afterwards."""
+    rig[A].send(question)
+    marker = b"after the question"
+    rig[FS].send(udp(FS, A, payload=marker))
+    return any(frame[12:14] == b"\x08\x06" for frame in rig[A].seen_until(marker))
 
 
 def test_quarantine_lasts_over_passes_until_release(rig: Rig, node: NodeNetwork) -> None:

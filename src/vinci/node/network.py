@@ -22,7 +22,7 @@ from typing import Any
 from pyroute2 import IPRoute, netns
 
 from vinci.node.rules import NetworkError, Rules, network_errors
-from vinci.plan.bridge_rules import bridge_ruleset, difference, isolated_ports, port_group
+from vinci.plan.bridge_rules import bridge_ruleset, difference, host_ruleset, isolated_ports, port_group
 from vinci.plan.types import Bridge, Port
 
 NAMESPACES = Path("/run/netns")
@@ -159,6 +159,7 @@ class NodeNetwork:
             self._rules = Rules()
         known, intact = self._generation is not None, self._rules.generation() == self._generation
         if not intact:
+            self._rules.apply(host_ruleset())
             self._rules.apply(bridge_ruleset(bridges, quarantined))
             change = ["the bridges' rules had been changed by somebody else and were replaced"] if known else []
         else:

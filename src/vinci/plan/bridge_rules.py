@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, collapse_addresses
 
 from vinci.plan.bridge_filter import TABLE, recorded_as, skeleton
-from vinci.plan.nft import Command, Json, Ruleset, concat, goto, prefix
+from vinci.plan.nft import ACCEPT, Command, Json, Ruleset, Table, concat, goto, match, meta, prefix
 from vinci.plan.types import Bridge, Port
 
 
@@ -43,6 +43,22 @@ def bridge_ruleset(bridges: Sequence[Bridge], quarantined: Collection[str] = ())
     elements = [element for bridge in bridges for element in _bridge_elements(bridge, quarantined)]
     recorders = [command for bridge in bridges for port in bridge.ports for command in _recorder(port.tap)]
     return {"nftables": [*TABLE.fresh(), *skeleton(), *recorders, *_adding(elements)]}
+
+
+def host_ruleset() -> Ruleset:
+    """The rules for the host's own end of a node's namespace: nothing comes in or goes out but on its loopback.
+
+    The bridge gives frames for some group addresses (LLDP's) to the host's stack without asking the bridge's rules.
+    No card there has an address; these rules make sure that it stays so.
+    """
+    host, arp = Table("inet", "vinci_host"), Table("arp", "vinci_host")
+    only_loopback = [
+        command
+        for hook, key, priority in (("prerouting", "iifname", -300), ("output", "oifname", 0))
+        for command in (host.base_chain(hook, priority), host.rule(hook, match(meta(key), "lo"), ACCEPT))
+    ]
+    silence = [arp.base_chain("input", 0), arp.base_chain("output", 0)]
+    return {"nftables": [*host.fresh(), *only_loopback, *arp.fresh(), *silence]}
 
 
 def difference(
