@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The declaration changes, and machines die, while people work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import PASSWORD, VINCI, Installation
+from test_agent import _pids, _wait_for_agent
+
+
+@pytest.fixture
+def declare(hospital: Installation, tmp_path: Path) -> Iterator[object]:
+    """Puts a changed declaration in force; the original one comes back at the end."""
+
+    def change(*steps: tuple[tuple[str, ...], object]) -> str:
+        data = yaml.safe_load(hospital.file.read_text())
+        data.pop("expect", None)
+        for path, value in steps:
+            place = data
+            for key in path[:-1]:
+                place = place[key]
+            if value is None:
+                del place[path[-1]]
+            else:
+                place[path[-1]] = value
+        file = tmp_path / "changed.yaml"
+        file.write_text(yaml.safe_dump(data, sort_keys=False))
+        return hospital.check("up", "--yes", str(file))
+
+    yield change
+    hospital.check("up", "--yes", str(hospital.file))
+
+
+def _background_login(hospital: Installation, user: str, script: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [VINCI, "login", user, "--", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "VINCI_STATE": str(hospital.state)},
+    )
+    assert process.stdin is not None
+    process.stdin.write(PASSWORD + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_a_withdrawn_right_ends_with_the_next_request_on_an_open_file(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
+    file = "/shares/prescriptions/.vinci-verify"
+    session = _background_login(
+        hospital, "anna", f"exec 3>>{file}; echo open; read x; printf . >&3 && sync {file} && echo stored"
+    )
+    assert _line(session) == "open"
+    changes = declare((("shares", "prescriptions", "access"), {"doctors": ["read"], "nurses": ["read"]}))
+    assert "restart" not in changes
+    assert "files got new rules" in changes
+    out, _err = session.communicate("go\n", timeout=120)
+    assert "stored" not in out
+    assert hospital.login("anna", f"cat {file} >/dev/null && echo reads").out == "reads\n"
+
+
+def test_a_user_who_is_removed_is_out_at_once(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
+    since = hospital.next_audit()
+    session = _background_login(hospital, "anna", "echo in; read x; cat ~/.vinci-verify && echo still in")
+    assert _line(session) == "in"
+    user = yaml.safe_load(hospital.file.read_text())["users"]["bruno"]
+    declare(
+        (("users", "anna"), None),
+        (("shares", "project", "access"), {"doctors:bruno": ["read", "write"], "nurses": ["read"]}),
+    )
+    hospital.wait_for_audit(since, lambda r: r["event"] == "logout" and r.get("user") == "anna")
+    out, _err = session.communicate("go\n", timeout=120)
+    assert "still in" not in out
+    assert hospital.login("anna", "id").status == 1
+    assert user["uid"] == 20002
+
+
+def test_dedicated_vms_are_made_for_a_login_and_go_with_it(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
+    declare((("communities", "administration", "app_vms"), {"mode": "per-user"}))
+    names = {vm["name"]: vm["state"] for vm in hospital.status()["vms"] if vm["kind"] == "APP-VM"}
+    assert names["administration-carla"] == "not in use"
+    since = hospital.next_audit()
+    assert hospital.login("carla", "hostname").out == "administration-carla\n"
+    hospital.wait_for_audit(since, lambda r: r["event"] == "vm-stopped" and r.get("vm") == "administration-carla")
+
+
+def test_a_crashed_file_server_loses_nothing_and_clients_go_on(hospital: Installation) -> None:
+    script = """
+    echo before > ~/kept; sync ~/kept; echo stored
+    read x
+    echo after >> ~/kept && sync ~/kept && cat ~/kept
+    """
+    session = _background_login(hospital, "sally", script)
+    assert _line(session) == "stored"
+    since = hospital.next_audit()
+    (server,) = _pids("qemu-system", "guest=files,", f"{hospital.state}/")
+    os.kill(server, signal.SIGKILL)
+    hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == "files", seconds=60)
+    _wait_for_agent(hospital, seconds=180)
+    out, err = session.communicate("go\n", timeout=240)
+    assert out.split() == ["before", "after"], (out, err)
