@@ -59,6 +59,7 @@ struct tracked {
 	u64 number;
 	u32 version;
 	loff_t first_size;	/* bytes that were there before we looked: anybody may know them */
+	loff_t size;		/* after the last append */
 	struct mutex lock;
 	wait_queue_head_t grown;
 	struct list_head clients;
@@ -103,14 +104,21 @@ static struct tracked *find_file(const struct inode *inode)
 	return NULL;
 }
 
-static void untrack_file(struct tracked *file)
+static void forget_clients(struct tracked *file)
 {
 	struct client *client, *next;
 
-	if (!refcount_dec_and_test(&file->users))
-		return;
 	list_for_each_entry_safe(client, next, &file->clients, list)
 		kfree(client);
+	INIT_LIST_HEAD(&file->clients);
+	file->client_count = 0;
+}
+
+static void untrack_file(struct tracked *file)
+{
+	if (!refcount_dec_and_test(&file->users))
+		return;
+	forget_clients(file);
 	kfree(file);
 }
 
@@ -243,7 +251,9 @@ void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
 	file = track_file(inode, false);
 	if (!file)
 		return;
-	mutex_lock(&file->lock);
+	/* We may hold the inode's own lock, which an append takes after this one. Next time will do. */
+	if (!mutex_trylock(&file->lock))
+		goto out;
 	client = find_client(file, subjects_address(rqstp));
 	if (client && client->outdated && !writes(rqstp)) {
 		client->outdated = false;
@@ -252,6 +262,7 @@ void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
 		inode->i_ctime = ns_to_timespec64(timespec64_to_ns(&inode->i_ctime) + 1);
 	}
 	mutex_unlock(&file->lock);
+out:
 	untrack_file(file);
 }
 
@@ -431,6 +442,11 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 	loff_t start;
 	u32 crc = 0;
 
+	if (i_size_read(inode) < file->size) {
+		/* Somebody who may write has cut it: what was known of it holds no more. */
+		forget_clients(file);
+		file->size = file->first_size = i_size_read(inode);
+	}
 	if (offset > i_size_read(inode))
 		status = wait_for_growth(file, inode, offset);
 	client = get_client(file, subjects_address(rqstp));
@@ -454,6 +470,7 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 		client->outdated |= verdict.moved || client->seen < start;
 		remember(client, start, start + rest);
 		client->next = offset + *count;
+		file->size = start + rest;
 		wake_up_all(&file->grown);
 	}
 	if (verdict.moved) {

@@ -45,7 +45,7 @@ struct selinux_audit_data {
 
 struct note {
 	struct task_struct *task;
-	bool filled, by_selinux, nothing_granted;
+	bool by_selinux, nothing_granted;
 	enum vinci_reason reason;
 	char source[MAX_CONTEXT], target[MAX_CONTEXT];
 	u16 class;
@@ -65,6 +65,7 @@ struct event {
 };
 
 static struct note notes[MAX_THREADS];
+static atomic_t notes_taken = ATOMIC_INIT(0);
 static DEFINE_SPINLOCK(ring_lock);
 static DECLARE_WAIT_QUEUE_HEAD(ring_filled);
 static struct event *ring;
@@ -76,30 +77,32 @@ static bool is_nfsd(void)
 	return (current->flags & PF_KTHREAD) && !strncmp(current->comm, "nfsd", 5);
 }
 
-/* Each server thread has a slot of its own, so no lock is needed in it. */
-static struct note *my_note(bool claim)
+/* A server thread takes a slot for the rest of its request, so no lock is needed in it. */
+static struct note *my_note(bool take)
 {
 	int i;
 
-	for (i = 0; i < MAX_THREADS; i++)
-		if (READ_ONCE(notes[i].task) == current)
+	if (atomic_read(&notes_taken))
+		for (i = 0; i < MAX_THREADS; i++)
+			if (READ_ONCE(notes[i].task) == current)
+				return &notes[i];
+	for (i = 0; take && i < MAX_THREADS; i++)
+		if (!cmpxchg(&notes[i].task, NULL, current)) {
+			atomic_inc(&notes_taken);
 			return &notes[i];
-	for (i = 0; claim && i < MAX_THREADS; i++)
-		if (!cmpxchg(&notes[i].task, NULL, current))
-			return &notes[i];
+		}
 	return NULL;
 }
 
-void events_clear(void)
+void events_end_of_request(void)
 {
 	struct note *note = my_note(false);
 
-	if (!note || !note->filled)
+	if (!note)
 		return;
-	note->filled = note->by_selinux = note->nothing_granted = false;
-	note->source[0] = note->target[0] = note->name[0] = '\0';
-	note->inode = 0;
-	note->reason = REASON_DENIED;
+	memset_after(note, 0, task);
+	smp_store_release(&note->task, NULL);
+	atomic_dec(&notes_taken);
 }
 
 /* Who wanted something of what, where SELinux itself did not refuse. */
@@ -126,7 +129,6 @@ void events_note(enum vinci_reason reason, struct dentry *dentry)
 
 	if (!note)
 		return;
-	note->filled = true;
 	note->reason = reason;
 	if (!dentry)
 		return;
@@ -143,7 +145,7 @@ void events_nothing_granted(void)
 	struct note *note = my_note(true);
 
 	if (note)
-		note->filled = note->nothing_granted = true;
+		note->nothing_granted = true;
 }
 
 bool events_were_denied(void)
@@ -162,7 +164,7 @@ static void on_audit(void *unused, struct selinux_audit_data *sad, char *scontex
 	note = my_note(true);
 	if (!note)
 		return;
-	note->filled = note->by_selinux = true;
+	note->by_selinux = true;
 	note->class = sad->tclass;
 	note->denied = sad->denied;
 	strscpy(note->source, scontext ?: "", sizeof(note->source));
@@ -199,7 +201,7 @@ void events_denied(struct svc_rqst *rqstp)
 	event->uid = from_kuid(&init_user_ns, rqstp->rq_cred.cr_uid);
 	event->version = rqstp->rq_prog == NFS_PROGRAM ? rqstp->rq_vers : 0;
 	event->operation = operation_of(rqstp);
-	if (note && note->filled)
+	if (note)
 		event->note = *note;
 	spin_lock(&ring_lock);
 	if (written > read_up_to)

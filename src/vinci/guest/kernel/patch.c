@@ -92,12 +92,12 @@ static int vinci_dispatch(struct svc_rqst *rqstp, __be32 *statp)
 {
 	int result;
 
-	events_clear();
 	result = original_dispatch(rqstp, statp);
 	/* The reply is the server's own act, and the next request starts without this one's rights. */
 	revert_creds(get_cred(current_real_cred()));
 	if (*statp == rpc_success && (refused(reply_status(rqstp)) || events_were_denied()))
 		events_denied(rqstp);
+	events_end_of_request();
 	return result;
 }
 
@@ -108,6 +108,8 @@ static __be32 vinci_permission(struct svc_rqst *rqstp, struct svc_export *exp, s
 	__be32 status;
 	int error;
 
+	if (!inode)
+		return nfserr_noent;
 	append_refresh(rqstp, inode);
 	if (!(acc & NFSD_MAY_WRITE) || (acc & (NFSD_MAY_SATTR | NFSD_MAY_EXEC)) || !append_only(inode)) {
 		status = original_permission(rqstp, exp, dentry, acc);

@@ -48,7 +48,7 @@ int events_init(struct proc_dir_entry *dir);
 void events_exit(void);
 /* Remember, for the event that this request may end in, what was refused. */
 void events_note(enum vinci_reason reason, struct dentry *dentry);
-void events_clear(void);
+void events_end_of_request(void);
 /* An ACCESS request was answered with "nothing at all", which a client takes for a refusal. */
 void events_nothing_granted(void);
 bool events_were_denied(void);
