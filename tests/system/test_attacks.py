@@ -84,6 +84,15 @@ def test_no_connection_leaves_the_community(hospital: Installation, target: str)
     assert "status=0" not in done.out
 
 
+def test_an_undeclared_service_does_not_cross_and_is_recorded(hospital: Installation) -> None:
+    """Administration may reach the nurses' HTTPS: that way is open on the bridge, and the FW-VM lets nothing else cross."""
+    since = hospital.next_audit()
+    done = hospital.root("administration-1", f"timeout 4 bash -c 'exec 3<>/dev/tcp/{NURSES}/22'; echo status=$?")
+    assert "status=0" not in done.out
+    record = hospital.wait_for_audit(since, lambda r: r["event"] == "flow-denied")
+    assert (record["vm"], record["firewall"], record["target_port"]) == ("administration-1", "administration-fw", "22")
+
+
 def test_another_address_gets_no_answer(hospital: Installation) -> None:
     """The attacker takes the address of a VM of its own community that does not exist, then that of another one."""
     script = f"""

@@ -17,7 +17,7 @@ from vinci.model.problems import DeclarationError
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.channel import ChannelError
 from vinci.node.consoles import Consoles
-from vinci.node.events import watch_file_server, watch_packets
+from vinci.node.events import watch_file_server, watch_firewall, watch_packets
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
@@ -32,6 +32,8 @@ from vinci.vmm.domain import Accelerator
 from vinci.vmm.host import RunningVm, VmEvent, VmHost, VmState
 
 RECONCILE_SECONDS = 10.0
+PACKETS = "(dropped packets)"
+"""Name of the task that listens to the bridges; no VM is called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +176,12 @@ class Agent:
             return Outcome()
         in_force = self.in_force
         outcome = await self._reconciler.converge(in_force.plan.name, in_force.node_plan, self.wanted_vms(), report)
-        self._watch_file_servers()
+        self._watch_vms()
         return outcome
 
     async def run(self) -> None:
         """Keep the node as declared until cancelled: a pass after each event and every few seconds."""
-        self._watchers["packets"] = asyncio.create_task(watch_packets(self))
+        self._watchers[PACKETS] = asyncio.create_task(watch_packets(self))
         while True:
             try:
                 if not self._stopping:
@@ -204,12 +206,16 @@ class Agent:
     async def _release_vm(self, _vm: Vm) -> None:
         self._wake.set()
 
-    def _watch_file_servers(self) -> None:
+    def _watch_vms(self) -> None:
+        """Listen to what file servers and firewalls deny; VMs that are no longer declared are no longer listened to."""
         assert self.in_force is not None
-        for vm in self.in_force.node_plan.vms:
-            running = self._watchers.get(vm.name)
-            if vm.kind is VmKind.FS and (running is None or running.done()):
-                self._watchers[vm.name] = asyncio.create_task(watch_file_server(self, vm.name))
+        watchers = {VmKind.FS: watch_file_server, VmKind.FW: watch_firewall}
+        watched = {vm.name: watchers[vm.kind] for vm in self.in_force.node_plan.vms if vm.kind in watchers}
+        for name in [name for name in self._watchers if name not in watched and name != PACKETS]:
+            self._watchers.pop(name).cancel()
+        for name, watch in watched.items():
+            if name not in self._watchers or self._watchers[name].done():
+                self._watchers[name] = asyncio.create_task(watch(self, name))
 
     def _vm_event(self, event: VmEvent) -> None:
         """Called from libvirt's thread."""

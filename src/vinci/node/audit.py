@@ -37,6 +37,7 @@ class Event(StrEnum):
     """What happened."""
 
     PACKET_DROPPED = "packet-dropped"
+    FLOW_DENIED = "flow-denied"
     FILE_DENIED = "file-denied"
     LOGIN_DENIED = "login-denied"
     LOGIN = "login"

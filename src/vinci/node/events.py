@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vinci.node.audit import Event, Severity, Value
 from vinci.node.channel import ChannelError
 from vinci.node.packet_log import DroppedFrame, LostRecords, PacketLog
+from vinci.plan.firewall_rules import LOG_PREFIX, FlowDenial
 from vinci.plan.types import NodePlan
 
 if TYPE_CHECKING:
@@ -82,13 +84,22 @@ def _vm_at(plan: NodePlan | None, tap: str) -> str | None:
 
 
 async def watch_file_server(agent: Agent, server: str) -> None:
-    """Record each request that an FS-VM denied, for as long as the VM answers."""
+    """Record each request that an FS-VM denied, for ever."""
+    await _watch(agent, server, "fs-events", _record_file_denial)
+
+
+async def watch_firewall(agent: Agent, firewall: str) -> None:
+    """Record the packets that an FW-VM did not let cross, for ever."""
+    await _watch(agent, firewall, "fw-events", _record_firewall_denial)
+
+
+async def _watch(agent: Agent, vm: str, command: str, record: Callable[[Agent, str, str], None]) -> None:
     while True:
         try:
             budget = _Budget()
-            async for line in agent.guests.channel(server).lines("exec /usr/lib/vinci/fs-events"):
+            async for line in agent.guests.channel(vm).lines(f"exec /usr/lib/vinci/{command}"):
                 if budget.allows():
-                    _record_file_denial(agent, server, line)
+                    record(agent, vm, line)
         except ChannelError:
             pass  # reported by the reconcile loop; here only wait for it to come back
         await asyncio.sleep(RETRY_SECONDS)
@@ -129,6 +140,25 @@ def _record_file_denial(agent: Agent, server: str, untrusted_line: str) -> None:
     where = "/".join(str(fields[key]) for key in ("share", "name") if fields.get(key)) or "the server"
     message = f"{server} denied {who} at {vm or fields.get('address', '?')} {what} on {where}: {_why(fields)}"
     agent.audit.record(Event.FILE_DENIED, Severity.WARNING, message, vm=vm, user=user, **fields)
+
+
+_FIREWALL_FIELDS = {"SRC": "claimed_source", "DST": "claimed_target", "PROTO": "protocol", "DPT": "target_port"}
+"""Words of the kernel's log of a packet (net/netfilter/nf_log_syslog.c) and their names in the audit."""
+
+
+def _record_firewall_denial(agent: Agent, firewall: str, untrusted_line: str) -> None:
+    words = untrusted_line.split()[:64]
+    if len(words) < 2 or words[0] != LOG_PREFIX or words[1] not in set(FlowDenial):
+        return
+    pairs = dict(word.split("=", 1) for word in words[2:] if "=" in word)
+    fields: dict[str, Value] = {name: pairs[word][:64] for word, name in _FIREWALL_FIELDS.items() if word in pairs}
+    vm = _vm_with(agent.in_force.node_plan if agent.in_force else None, str(fields.get("claimed_source", "")))
+    to = fields.get("claimed_target", "?")
+    service = f"{fields.get('protocol', '?')}/{fields.get('target_port', '-')}".lower()
+    message = f"{firewall} let no {service} cross from {vm or fields.get('claimed_source', '?')} to {to}: {words[1]}"
+    agent.audit.record(
+        Event.FLOW_DENIED, Severity.WARNING, message, vm=vm, firewall=firewall, reason=words[1], **fields
+    )
 
 
 def _why(fields: dict[str, Value]) -> str:
