@@ -85,7 +85,7 @@ def test_no_connection_leaves_the_community(hospital: Installation, target: str)
 
 
 def test_an_undeclared_service_does_not_cross_and_is_recorded(hospital: Installation) -> None:
-    """Administration may reach the nurses' HTTPS: that way is open on the bridge, and the FW-VM lets nothing else cross."""
+    """Administration may reach the nurses' HTTPS: the bridge lets it to its FW-VM, which lets nothing else cross."""
     since = hospital.next_audit()
     done = hospital.root("administration-1", f"timeout 4 bash -c 'exec 3<>/dev/tcp/{NURSES}/22'; echo status=$?")
     assert "status=0" not in done.out
