@@ -21,6 +21,8 @@ from vinci.node.channel import Channel
 
 CHUNK = 32 * 1024
 MAX_COLUMNS = MAX_ROWS = 10_000
+CLOSE_SECONDS = 10.0
+"""What a guest gets to end a process whose client went away: a hostile one must not keep the session open."""
 
 
 class Stream(IntEnum):
@@ -57,22 +59,22 @@ async def relay(socket: web.WebSocketResponse, channel: Channel, command: str, t
         asyncio.ensure_future(_out(process.stderr, Stream.STDERR, socket)),
     ]
     inputs = asyncio.ensure_future(_in(socket, process))
-    finished = asyncio.ensure_future(_all(outputs))
+    finished = asyncio.ensure_future(_end(process, outputs))
     try:
         await asyncio.wait({inputs, finished}, return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():
             process.close()  # the client went away
-        await finished
-        await process.wait_closed()
+            await asyncio.wait({finished}, timeout=CLOSE_SECONDS)
     finally:
-        for task in (inputs, *outputs):
+        for task in (inputs, finished, *outputs):
             task.cancel()
         process.close()
     return _status(process)
 
 
-async def _all(tasks: Sequence[asyncio.Future[None]]) -> None:
-    await asyncio.gather(*tasks)
+async def _end(process: asyncssh.SSHClientProcess[bytes], outputs: Sequence[asyncio.Future[None]]) -> None:
+    await asyncio.gather(*outputs)
+    await process.wait_closed()
 
 
 def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:
@@ -112,7 +114,7 @@ async def _in(socket: web.WebSocketResponse, process: asyncssh.SSHClientProcess[
 def _untrusted_size(text: str) -> tuple[int, int] | None:
     try:
         columns, rows = json.loads(text)["resize"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if not (isinstance(columns, int) and isinstance(rows, int)):
         return None
