@@ -8,16 +8,21 @@ the agent. It ends when the agent ends by itself after `down`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 RESTART_SECONDS = 1.0
-MAX_RESTARTS = 20
+MAX_RESTART_SECONDS = 60.0
+LIVED_SECONDS = 60.0
+"""An agent that lived this long had come up: the next failure is the first of its kind again."""
+CRASHED = 1
 
 
 def main() -> int:
@@ -28,25 +33,54 @@ def main() -> int:
     parser.add_argument("--uri", default=None, help="libvirt URI; default: the driver embedded in the agent")
     arguments = parser.parse_args()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    for _ in range(MAX_RESTARTS):
+    failures, was_up = 0, False
+    while True:
+        started = time.monotonic()
         status = _run_agent(arguments)
-        if os.WIFEXITED(status):
-            return os.WEXITSTATUS(status)
-        time.sleep(RESTART_SECONDS)  # it was killed: the VMs go on, a new agent picks them up
-    return 1
+        lived = time.monotonic() - started
+        was_up = was_up or os.WIFSIGNALED(status) or lived >= LIVED_SECONDS
+        failures = 1 if lived >= LIVED_SECONDS else failures + 1
+        pause = seconds_to_restart(status, failures, was_up=was_up)
+        if pause is None:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(pause)  # the VMs go on, a new agent picks them up
+
+
+def seconds_to_restart(status: int, failures: int, *, was_up: bool) -> float | None:
+    """How long to wait before the agent is started again; None when it ended as it should, or cannot even start.
+
+    Args:
+        status: how it ended (wait(2)).
+        failures: how many times in a row it ended before it had lived a minute, this one included.
+        was_up: an agent of this supervisor ran before. Its VMs run: they are never left alone.
+    """
+    if status == 0 or not was_up:
+        return None
+    return min(MAX_RESTART_SECONDS, RESTART_SECONDS * 2.0 ** min(failures - 1, 10))
 
 
 def _run_agent(arguments: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     agent = os.fork()
     if agent == 0:
-        from vinci.node.process import run_agent
+        try:
+            from vinci.node.process import run_agent
 
-        os._exit(run_agent(arguments.state, arguments.node, arguments.uri))
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(agent, signal.SIGTERM))
+            os._exit(run_agent(arguments.state, arguments.node, arguments.uri))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(CRASHED)
+    signal.signal(signal.SIGTERM, lambda *_: _terminate(agent))
     while True:
         pid, status = os.wait()  # also reaps VMs' processes that end
         if pid == agent:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             return status
+
+
+def _terminate(agent: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(agent, signal.SIGTERM)
 
 
 if __name__ == "__main__":

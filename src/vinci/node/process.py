@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def run_agent(state: Path, node: str, uri: str | None) -> int:
             if accelerator is Accelerator.TCG:
                 hide_kvm(paths.root)
             empty = asyncio.run(_run(paths, images, accelerator, uri))
-        except (ImageError, VmmError, OSError) as error:
+        except (ImageError, VmmError, OSError, sqlite3.Error) as error:
             print(f"the agent of node {node} cannot run: {error}", file=sys.stderr)
             return 3
         if empty:
