@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from vinci.node.channel import ChannelError
@@ -11,6 +12,8 @@ from vinci.node.guests import Guests
 from vinci.plan.file_tables import subject_table
 from vinci.plan.types import NodePlan, VmKind
 from vinci.store.sqlite import Session
+
+_LOG = logging.getLogger(__name__)
 
 
 class Grants:
@@ -57,6 +60,9 @@ class Grants:
         for result in results:
             if isinstance(result, ChannelError):
                 errors.append(str(result))
+            elif isinstance(result, Exception):
+                _LOG.error("a grant table was not delivered", exc_info=result)
+                errors.append(repr(result))
             elif isinstance(result, BaseException):
                 raise result
         return errors

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from vinci.plan.types import NodePlan, Vm, VmKind
 from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
 from vinci.vmm.host import RunningVm, VmHost, VmmError, VmState
 
+_LOG = logging.getLogger(__name__)
 BOOT_SECONDS = 120.0
 ANSWER_SECONDS = 8.0
 """For a VM that ran before: a guest that no longer answers must not hold the others up."""
@@ -106,6 +108,7 @@ class Reconciler:
             outcome = Outcome()
             await self._converge_network(plan, outcome, report)
             if outcome.failures:
+                outcome.failures += await self._grants.deliver_all()  # who logged out has logged out all the same
                 return outcome  # without its rules in force no VM may start
             running = await self._in_thread(self._host.list)
             kept = await self._stop_superfluous(wanted, running, outcome, report)
@@ -168,6 +171,7 @@ class Reconciler:
             self._guests.forget(vm.name)
             self._delivered.pop(vm.name, None)
             self._grants.forget(vm.name)
+            self._booting.pop(vm.name, None)
             payload = await self._in_thread(partial(boot_payload, plan, vm))
             files = self._guests.prepare(vm, payload)
             xml = domain_xml(name, vm, files, self._accelerator)
@@ -215,18 +219,22 @@ class Reconciler:
         """Bring a running guest's rules, policy and tables up to date when they differ from what it has."""
         payload = await self._in_thread(partial(live_payload, plan, vm))
         digest = _digest(payload)
-        if vm.name in self._booting:
-            await self._check_boot(vm)
-            self._delivered[vm.name] = self._booting.pop(vm.name)
-        if self._delivered.get(vm.name) != digest:
-            for command, stdin in payload:
-                await self._guests.channel(vm.name).check(command, stdin, seconds=60.0)
-            if vm.name in self._delivered:
-                outcome.changes.append(f"VM {vm.name} got new rules")
-                self._audit.record(Event.RULES_REPLACED, Severity.NOTICE, f"VM {vm.name} got new rules", vm=vm.name)
-            self._delivered[vm.name] = digest
-        if vm.kind is VmKind.FS:
-            await self._grants.deliver(vm.name)
+        try:
+            if vm.name not in self._delivered:
+                await self._check_boot(vm)
+            if vm.name in self._booting:
+                self._delivered[vm.name] = self._booting.pop(vm.name)
+            if self._delivered.get(vm.name) != digest:
+                for command, stdin in payload:
+                    await self._guests.channel(vm.name).check(command, stdin, seconds=60.0)
+                if vm.name in self._delivered:
+                    outcome.changes.append(f"VM {vm.name} got new rules")
+                    self._audit.record(Event.RULES_REPLACED, Severity.NOTICE, f"VM {vm.name} got new rules", vm=vm.name)
+                self._delivered[vm.name] = digest
+        finally:
+            if vm.kind is VmKind.FS:
+                # Also when the rules were refused: a grant that ended has ended all the same.
+                await self._grants.deliver(vm.name)
 
     async def _check_boot(self, vm: Vm) -> None:
         """The guest's own word on its boot: what failed left its interfaces down or its service off."""
@@ -252,6 +260,10 @@ class Reconciler:
             except (VmmError, ChannelError, OSError) as error:
                 outcome.failures.append(str(error))
                 self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"{step}: {error}")
+            except Exception as error:
+                _LOG.exception("%s failed", step)
+                outcome.failures.append(f"{step}: {error!r}")
+                self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"{step}: {error!r}")
             done += 1
             report(Progress(step, done, len(items)))
 
