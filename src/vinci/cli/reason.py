@@ -25,6 +25,7 @@ from vinci.policy.graph import Hop
 
 MAX_SHOWN = 200
 """Most pairs of communities whose ways are told one by one."""
+SHOWN_STEPS = 4
 ARROWS = ("->", "to", "→")
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
@@ -89,7 +90,9 @@ def _print_flows(proof: Proof, chosen: Iterable[tuple[str, str, Passage]]) -> No
 
 
 def _way_text(proof: Proof, way: tuple[Hop, ...]) -> str:
-    return "; ".join(hop_text(proof.declaration.infrastructure, hop) for hop in way)
+    texts = [hop_text(proof.declaration.infrastructure, hop) for hop in way[:SHOWN_STEPS]]
+    rest = len(way) - SHOWN_STEPS
+    return "; ".join(texts) + (f"; and {rest} more steps (--json tells all)" if rest > 0 else "")
 
 
 def _flows_json(proof: Proof, chosen: Iterable[tuple[str, str, Passage]]) -> dict[str, object]:

@@ -9,7 +9,7 @@ place and address of each VM, and the tables of contexts, are taken from the pla
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -25,6 +25,8 @@ from vinci.policy.expected import Place, expected_operations, expected_reach
 from vinci.policy.readback_files import Context, FilePolicy, ReadbackError, Rights, steps
 from vinci.policy.readback_rules import Packet, RuleSet
 
+MAX_HOPS = 4
+"""VCN, transit, VCN, and one to spare."""
 UNDECLARED_PORT = 4711
 """A port that stands for all that no flow names."""
 
@@ -203,7 +205,7 @@ def check_packets(infrastructure: Infrastructure, plan: Plan) -> Iterator[Disagr
 
 def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
     walk = _Walk(node)
-    services = _services(infrastructure)
+    declared_services = _services(infrastructure)
     one_way = _one_way(infrastructure)
     for source, card in walk.cards:
         if source.kind is not VmKind.APP:
@@ -211,7 +213,7 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
         for target, other in walk.cards:
             if target is source or other.network == TRANSIT:
                 continue
-            for protocol, port in _asked(source, target, services):
+            for protocol, port in _asked(walk, source, target, declared_services):
                 text = f"{source.name} -> {target.name} at {other.address} {protocol}/{port}"
                 declared = expected_reach(infrastructure, _place(source), _place(target), other.network, protocol, port)
                 found = walk.crosses(source, card, target, other, protocol, port)
@@ -223,19 +225,33 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
                         yield f"{text}: answers {'pass' if diode else 'are dropped'}"
 
 
-def _services(infrastructure: Infrastructure) -> Sequence[tuple[Protocol, int]]:
-    declared = [resolve_service(infrastructure, flow.service) for flow in infrastructure.flows]
-    both = [(protocol, UNDECLARED_PORT) for protocol in Protocol]
-    return list(dict.fromkeys([*((service.protocol, service.port) for service in declared), *both]))
+_Services = Mapping[tuple[str | None, str | None], frozenset[tuple[Protocol, int]]]
 
 
-def _asked(source: Vm, target: Vm, services: Sequence[tuple[Protocol, int]]) -> Iterable[tuple[Protocol, int]]:
-    """Bridges know no ports: what an FS-VM or an FW-VM offers is left to its own rules."""
+def _services(infrastructure: Infrastructure) -> _Services:
+    """The services that one community's flows to another name."""
+    found: dict[tuple[str | None, str | None], frozenset[tuple[Protocol, int]]] = {}
+    for flow in infrastructure.flows:
+        service = resolve_service(infrastructure, flow.service)
+        pair = (flow.source, flow.to)
+        found[pair] = found.get(pair, frozenset()) | {(service.protocol, service.port)}
+    return found
+
+
+def _asked(walk: _Walk, source: Vm, target: Vm, declared: _Services) -> Iterable[tuple[Protocol, int]]:
+    """The services to try: those declared, every port that a rule on the way names, and one that nobody named.
+
+    Bridges know no ports: what an FS-VM offers, and an FW-VM does not, is left to its own rules.
+    """
     if target.kind is VmKind.FS:
         return [(Protocol.TCP, 2049)]
-    if target.kind is VmKind.FW and target.community == source.community:
-        return []
-    return services
+    if target.kind is VmKind.FW:
+        return [] if target.community == source.community else [(Protocol.TCP, UNDECLARED_PORT)]
+    if walk.is_apart(source, target, target.nics[0]):
+        return sorted(declared.get((source.community, target.community), ()))
+    ports = {UNDECLARED_PORT, *walk.ports(source.community), *walk.ports(target.community)}
+    tried = {(protocol, port) for protocol in Protocol for port in ports}
+    return sorted(tried | declared.get((source.community, target.community), frozenset()))
 
 
 def _one_way(infrastructure: Infrastructure) -> frozenset[tuple[str | None, str | None, Protocol, int]]:
@@ -258,7 +274,25 @@ class _Walk:
         self.cards = [(vm, nic) for vm in node.vms for nic in vm.nics]
         self._bridges = RuleSet(json.dumps(bridge_ruleset(node.bridges)))
         self._firewalls = {each.vm: RuleSet(json.dumps(firewall_ruleset(each))) for each in node.firewalls}
+        self._ports = {each.community: self._firewalls[each.vm].ports() for each in node.firewalls}
         self._at = {(nic.network, nic.address): (vm, nic) for vm, nic in self.cards}
+
+    def ports(self, community: str | None) -> frozenset[int]:
+        """Every port that the rules of a community's FW-VM name."""
+        return self._ports.get(community or "", frozenset())
+
+    def is_apart(self, source: Vm, target: Vm, other: Nic) -> bool:
+        """True when no routes lead from one VM to another: then no rule of any FW-VM is ever asked."""
+        vm, hops = source, 0
+        while vm is not target:
+            onward = self._next(vm, other.address)
+            hops += 1
+            if onward is None or hops > MAX_HOPS:
+                return True
+            vm = onward[1][0]
+            if vm is not target and vm.kind is not VmKind.FW:
+                return True
+        return False
 
     def crosses(self, source: Vm, card: Nic, target: Vm, other: Nic, protocol: Protocol, port: int) -> bool:
         """Whether the first packet to a service arrives."""
@@ -272,7 +306,7 @@ class _Walk:
 
     def _arrives(self, source: Vm, card: Nic, target: Vm, other: Nic, packet: dict[str, Any]) -> bool:
         vm, out = source, card
-        for _hop in range(4):
+        for _hop in range(MAX_HOPS):
             onward = self._next(vm, other.address)
             if onward is None:
                 return False

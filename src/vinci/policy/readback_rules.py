@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -38,12 +39,22 @@ class _Set:
     """Members by key, with the verdict for a map; `wide` holds those that are intervals."""
 
     exact: dict[Any, Any] = field(default_factory=dict)
-    wide: list[tuple[tuple[Any, ...], Any]] = field(default_factory=list)
+    wide: dict[Any, list[tuple[tuple[Any, ...], Any]]] = field(default_factory=dict)
+    """By their first part, or None where that is an interval itself."""
+
+    def add(self, parts: tuple[Any, ...], verdict: Any) -> None:
+        if any(isinstance(part, dict) for part in parts):
+            first = None if isinstance(parts[0], dict) else parts[0]
+            self.wide.setdefault(first, []).append((parts, verdict))
+        else:
+            self.exact[parts] = verdict
 
     def find(self, key: tuple[Value, ...]) -> Any:
         if key in self.exact:
             return self.exact[key]
-        for parts, verdict in self.wide:
+        if not self.wide:
+            return _ABSENT
+        for parts, verdict in (*self.wide.get(key[0], ()), *self.wide.get(None, ())):
             if len(parts) == len(key) and all(_is(value, part) for value, part in zip(key, parts, strict=True)):
                 return verdict
         return _ABSENT
@@ -86,11 +97,17 @@ class RuleSet:
 
     @staticmethod
     def _add(members: _Set, key: Any, verdict: Any) -> None:
-        parts = tuple(key["concat"]) if isinstance(key, dict) and "concat" in key else (key,)
-        if any(isinstance(part, dict) for part in parts):
-            members.wide.append((parts, verdict))
-        else:
-            members.exact[parts] = verdict
+        members.add(tuple(key["concat"]) if isinstance(key, dict) and "concat" in key else (key,), verdict)
+
+    def ports(self) -> frozenset[int]:
+        """Every port that a rule names; all others are alike to it."""
+        found = set()
+        for chain in self._chains.values():
+            for statement in (statement for rule in chain.rules for statement in rule):
+                body = statement.get("match")
+                if body is not None and body["left"].get("payload", {}).get("field") in ("sport", "dport"):
+                    found |= _numbers(body["right"])
+        return frozenset(found)
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether a packet leaves the chains of a hook, `prerouting` before `forward`."""
@@ -184,6 +201,18 @@ class RuleSet:
         return tuple(values)
 
 
+def _numbers(value: Any) -> set[int]:
+    """The numbers in a value: one, some, or the ends of a range and what lies between."""
+    if isinstance(value, int):
+        return {value}
+    if isinstance(value, dict) and "range" in value:
+        low, high = value["range"]
+        return {low, (low + high) // 2, high}
+    if isinstance(value, dict) and "set" in value:
+        return {number for each in value["set"] for number in _numbers(each)}
+    raise ReadbackError(f"port {value} is not known")
+
+
 def _name(expression: dict[str, Any]) -> str:
     ((kind, body),) = expression.items()
     if kind == "payload":
@@ -207,10 +236,21 @@ def _masked(operands: list[Any], packet: Packet) -> Value | None:
     return None
 
 
+@lru_cache(maxsize=1 << 16)
+def _number(address: str) -> int:
+    return int(IPv4Address(address))
+
+
+@lru_cache(maxsize=1 << 16)
+def _network(address: str, length: int) -> tuple[int, int]:
+    network = IPv4Network((address, length))
+    return int(network.network_address), int(network.netmask)
+
+
 def _is(value: Value, wanted: Any) -> bool:
     if isinstance(wanted, dict) and "prefix" in wanted:
-        network = IPv4Network((wanted["prefix"]["addr"], wanted["prefix"]["len"]))
-        return isinstance(value, str) and IPv4Address(value) in network
+        network, mask = _network(wanted["prefix"]["addr"], wanted["prefix"]["len"])
+        return isinstance(value, str) and _number(value) & mask == network
     if isinstance(wanted, dict) and "range" in wanted:
         low, high = wanted["range"]
         return isinstance(value, int) and isinstance(low, int) and low <= value <= high
