@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Installation
+from installation import Installation
 
 
 def _pids(*words: str) -> list[int]:

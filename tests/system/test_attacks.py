@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PASSWORD, VINCI, Installation
+from installation import PASSWORD, VINCI, Installation
 from test_agent import _pids, _wait_for_agent
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PASSWORD, VINCI, Installation
+from installation import PASSWORD, VINCI, Installation
 from test_agent import _pids, _wait_for_agent
 
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from conftest import Installation
+from installation import Installation
 
 
 def test_second_up_changes_nothing_and_says_so(hospital: Installation) -> None:

@@ -85,8 +85,10 @@ class Rig:
         memory_mib: int,
         files: dict[str, bytes] | None = None,
         disk: Path | None = None,
+        *,
+        selinux: bool = True,
     ) -> Machine:
-        """Start a VM and wait until its control channel answers."""
+        """Start a VM and wait until its control channel answers; an FS-VM without SELinux starts no service."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         wires = list(wires)
@@ -97,7 +99,7 @@ class Rig:
             "ssh_host_ed25519_key": self.key.export_private_key(),
             **(files or {}),
         }
-        command = self._command(name, kind, wires, memory_mib, disk)
+        command = self._command(name, kind, wires, memory_mib, disk, selinux and kind == "FS")
         for key, content in given.items():
             path = folder / key
             path.touch(mode=0o600)
@@ -121,10 +123,12 @@ class Rig:
             raise AssertionError(f"{error}\n{console}\n{(folder / 'qemu.log').read_text()}") from error
         return machine
 
-    def _command(self, name: str, kind: str, wires: list[Wire], memory_mib: int, disk: Path | None) -> list[str]:
+    def _command(
+        self, name: str, kind: str, wires: list[Wire], memory_mib: int, disk: Path | None, selinux: bool
+    ) -> list[str]:
         folder = self.folder / name
         root = self.images.app_root if kind == "APP" else self.images.service_root
-        cmdline = f"{BASE_CMDLINE} mitigations=off {SELINUX_CMDLINE if kind == 'FS' else 'selinux=0'}"
+        cmdline = f"{BASE_CMDLINE} mitigations=off {SELINUX_CMDLINE if selinux else 'selinux=0'}"
         command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max"]
         command += ["-accel", "tcg,tb-size=64", "-m", str(memory_mib), "-smp", "1", "-name", name]
         command += ["-kernel", str(self.images.kernel), "-initrd", str(self.images.initramfs), "-append", cmdline]
