@@ -6,6 +6,7 @@ Every write is one transaction; with the write-ahead log a killed agent leaves e
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class Store:
             sqlite3.Error: the file is not a database of ours.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Private from its first moment: it will hold private keys and password hashes.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._db = sqlite3.connect(path, isolation_level=None)
         path.chmod(0o600)
         self._db.execute("pragma journal_mode=wal")
@@ -107,9 +110,13 @@ class Store:
             (session.id, session.user, session.community, session.vm, session.started, session.purpose),
         )
 
-    def close_session(self, session_id: str) -> None:
-        """Record a log-out."""
-        self._db.execute("delete from session where id = ?", (session_id,))
+    def close_session(self, session_id: str) -> bool:
+        """Record a log-out; False when the session was closed before."""
+        return self._db.execute("delete from session where id = ?", (session_id,)).rowcount > 0
+
+    def is_open(self, session_id: str) -> bool:
+        """True while the session has not been closed."""
+        return self._db.execute("select 1 from session where id = ?", (session_id,)).fetchone() is not None
 
     def fact(self, name: str) -> str | None:
         """A remembered fact."""
