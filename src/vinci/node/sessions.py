@@ -8,10 +8,11 @@ FS-VMs know the pair (address, UID), make the account and its mounts. Its end ta
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
+import shlex
 import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,6 +68,8 @@ class Logins:
         self._release_vm = release_vm
         self._limit = FailureLimit()
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
+        self._unfinished: set[tuple[str, str]] = set()
+        self._accounts: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def authenticate(self, infrastructure: Infrastructure, request: LoginRequest) -> tuple[str, str]:
         """The user and the community that a request proves.
@@ -76,17 +79,18 @@ class Logins:
             CommunityNeededError: the password is right, the community has to be named.
         """
         user = request.untrusted_user if request.untrusted_user in infrastructure.users else None
-        now = time.monotonic()
-        if user is not None and self._limit.blocked(user, now):
-            raise self._denied(user, "too many wrong passwords, wait a minute")
         stored = None
         if user is not None:
             stored = self._store.password(user) or infrastructure.users[user].password_hash
         async with self._hashing:
-            fits = await asyncio.to_thread(verify_password, stored, request.untrusted_password)
+            # Asked only now: of many attempts at once none slips by before the others' failures are counted.
+            blocked = user is not None and self._limit.blocked(user, time.monotonic())
+            fits = await asyncio.to_thread(verify_password, None if blocked else stored, request.untrusted_password)
+            if user is not None and not fits and not blocked:
+                self._limit.failed(user, time.monotonic())
+        if blocked:
+            raise self._denied(request.untrusted_user, "too many wrong passwords, wait a minute")
         if not fits or user is None:
-            if user is not None:
-                self._limit.failed(user, now)
             raise self._denied(request.untrusted_user, "wrong password" if user else "no such user")
         self._limit.passed(user)
         where = Circumstances(self._node, datetime.now().time())
@@ -109,6 +113,8 @@ class Logins:
             DeniedError: no APP-VM of the community can take the user.
             ChannelError: a VM did not do its part; nothing is left half open.
         """
+        if not any(member.user == user and member.community == community for member in plan.members):
+            raise self._denied(user, f"{user} is not in community {community}")  # since a moment ago
         vm = self._choose_vm(node_plan, user, community)
         session = Session(secrets.token_hex(8), user, community, vm.name, time.time(), purpose)
         self._store.open_session(session)
@@ -118,9 +124,13 @@ class Logins:
             if errors:
                 raise ChannelError(errors[0])
             table = account_table(plan, node_plan, vm, user, community)
-            await self._guests.channel(vm.name).check("/usr/lib/vinci/app-login", table.encode(), LOGIN_SECONDS)
+            async with self._accounts[vm.name]:
+                await self._guests.channel(vm.name).check("/usr/lib/vinci/app-login", table.encode(), LOGIN_SECONDS)
+            if not self._store.is_open(session.id):
+                raise self._denied(user, "the right to enter ended during the login")
         except BaseException:
             await self.close(node_plan, session)
+            self._unfinished.add((vm.name, user))  # an `up` may have closed it before the account was made
             raise
         self._audit.record(
             Event.LOGIN,
@@ -134,14 +144,23 @@ class Logins:
         return session
 
     async def close(self, node_plan: NodePlan, session: Session) -> None:
-        """End a session: its grant first, then its processes and mounts when it was the user's last one there."""
-        self._store.close_session(session.id)
+        """End a session: its grant first, then its processes and mounts when it was the user's last one there.
+
+        What a VM does not take now is recorded, and tried again at each pass of the reconcile loop. A session that was
+        closed before is left alone.
+        """
+        if not self._store.close_session(session.id):
+            return
+        self.unfinished(session.vm, session.user)
         for error in await self._grants.deliver_all():
-            self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"revoking {session.user}'s grant: {error}")
+            self._audit.record(
+                Event.OPERATION_FAILED, Severity.ERROR, f"revoking {session.user}'s grant (tried again): {error}"
+            )
+        for error in await self.finish((session.vm,)):
+            self._audit.record(
+                Event.OPERATION_FAILED, Severity.ERROR, f"ending {session.user}'s processes (tried again): {error}"
+            )
         others = [s for s in self._store.sessions() if s.vm == session.vm]
-        if not any(s.user == session.user for s in others):
-            with contextlib.suppress(ChannelError):
-                await self._guests.channel(session.vm).run(f"/usr/lib/vinci/app-logout {session.user}")
         self._audit.record(
             Event.LOGOUT,
             Severity.INFO,
@@ -154,6 +173,37 @@ class Logins:
         vm = next((vm for vm in node_plan.vms if vm.name == session.vm), None)
         if vm is not None and vm.user is not None and not others:
             await self._release_vm(vm)
+
+    def unfinished(self, vm: str, user: str) -> None:
+        """Note that a user's processes and mounts in a VM have to go unless the user has a session there."""
+        self._unfinished.add((vm, user))
+
+    @property
+    def has_unfinished(self) -> bool:
+        """True while processes or mounts of users without a session may be left in a VM."""
+        return bool(self._unfinished)
+
+    def forget_all_but(self, running: Collection[str]) -> None:
+        """Only these VMs run: what was left in others is gone with them."""
+        self._unfinished = {(vm, user) for vm, user in self._unfinished if vm in running}
+
+    async def finish(self, vms: Collection[str]) -> list[str]:
+        """End what is left in these VMs of users who have no session there; the errors of VMs that did not do it."""
+        errors, failed = [], set()
+        for vm, user in sorted(self._unfinished):
+            if vm not in vms or vm in failed:
+                continue
+            # A login of the same user makes its account before or after this, never in between.
+            async with self._accounts[vm]:
+                try:
+                    if not any(s.vm == vm and s.user == user for s in self._store.sessions()):
+                        await self._guests.channel(vm).check(f"/usr/lib/vinci/app-logout {shlex.quote(user)}")
+                except ChannelError as error:
+                    errors.append(str(error))
+                    failed.add(vm)
+                else:
+                    self._unfinished.discard((vm, user))
+        return errors
 
     def _choose_vm(self, node_plan: NodePlan, user: str, community: str) -> Vm:
         candidates = [vm for vm in node_plan.vms if vm.kind is VmKind.APP and vm.community == community]
