@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from vinci.store.sqlite import Session, Store
 from vinci.vmm.domain import Accelerator
 from vinci.vmm.host import RunningVm, VmEvent, VmHost, VmState
 
+_LOG = logging.getLogger(__name__)
 RECONCILE_SECONDS = 10.0
 PACKETS = "(dropped packets)"
 """Name of the task that listens to the bridges; no VM is called so."""
@@ -78,6 +79,8 @@ class Agent:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._changing = asyncio.Lock()
+        self.is_down = False
+        """A `down` succeeded: nothing runs any more, and the process is about to end."""
         self.finished = asyncio.Event()
 
     # -- declarations ------------------------------------------------------------------------------------------
@@ -86,13 +89,16 @@ class Agent:
         """Take up the stored declaration after a start. One that no longer validates is reported, nothing stops."""
         for session in self.store.sessions():
             self.store.close_session(session.id)  # its terminal died with the last agent
+            self.logins.unfinished(session.vm, session.user)
         stored = self.store.declaration()
         if stored is None:
             return
         try:
             self.in_force = self._derive(stored.version, stored.path, stored.text)
-        except DeclarationError as error:
-            self.invalid = str(error)
+        except Exception as error:  # a file that an older version took may break this one in any way
+            if not isinstance(error, DeclarationError):
+                _LOG.exception("the stored declaration cannot be taken up")
+            self.invalid = str(error) or repr(error)
             self.audit.record(
                 Event.DECLARATION_REFUSED,
                 Severity.ERROR,
@@ -124,6 +130,8 @@ class Agent:
             DeclarationError: it does not validate, or is not proved; what was in force stays.
         """
         async with self._changing:
+            if self.is_down:
+                raise OSError("the agent is ending after a `down`: run `vinci up` again")
             candidate = await asyncio.to_thread(self._derive, 0, path, text)
             self.guests.use(await asyncio.to_thread(find_images, images_directory()))
             stored = self.store.declaration()
@@ -134,31 +142,39 @@ class Agent:
                 )
             else:
                 version = stored.version
+            self._stopping = False  # a `down` that failed is overruled
             self._use(InForce(version, path, candidate.infrastructure, candidate.plan, candidate.node_plan))
             await self._end_sessions_without_right()
             return await self.converge(report)
 
     async def down(self, report: Report) -> Outcome:
-        """Stop everything that the node runs. Disks, passwords and keys stay."""
+        """Stop everything that the node runs. Disks, passwords and keys stay.
+
+        When a VM cannot be stopped the agent stays, with the node's network and rules, and `down` can be repeated.
+        """
         async with self._changing:
             self._stopping = True
             for session in self.store.sessions():
                 self.store.close_session(session.id)
             self.store.withdraw()
+            outcome = await self._reconciler.stop_all(report)
+            if outcome.failures:
+                return outcome
             for task in self._watchers.values():
                 task.cancel()
-            outcome = await self._reconciler.stop_all(report)
-            self.in_force = None
+            self.in_force = self.invalid = None
             self.audit.record(Event.DECLARATION, Severity.NOTICE, "the infrastructure was taken down")
+            self.is_down = True
             return outcome
 
     async def _end_sessions_without_right(self) -> None:
         assert self.in_force is not None
         users = self.in_force.infrastructure.users
-        names = {vm.name for vm in self.in_force.node_plan.vms}
+        vms = {vm.name: vm for vm in self.in_force.node_plan.vms}
         for session in self.store.sessions():
             member = session.user in users and session.community in users[session.user].communities
-            if not member or session.vm not in names:
+            vm = vms.get(session.vm)
+            if not member or vm is None or vm.community != session.community or vm.user not in (None, session.user):
                 await self.logins.close(self.in_force.node_plan, session)
 
     # -- reconciling -------------------------------------------------------------------------------------------
@@ -172,11 +188,14 @@ class Agent:
 
     async def converge(self, report: Report = _silent) -> Outcome:
         """Compare and do the difference once."""
-        if self.in_force is None:
+        if self.in_force is None or self._stopping:
             return Outcome()
         in_force = self.in_force
         outcome = await self._reconciler.converge(in_force.plan.name, in_force.node_plan, self.wanted_vms(), report)
         self._watch_vms()
+        if self.logins.has_unfinished:
+            self.logins.forget_all_but(await self.running())
+            outcome.failures += await self.logins.finish(self.reachable)
         return outcome
 
     async def run(self) -> None:
@@ -186,8 +205,9 @@ class Agent:
             try:
                 if not self._stopping:
                     await self.converge()
-            except (OSError, sqlite3.Error, ChannelError) as error:
-                self.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"reconciling failed: {error}")
+            except Exception as error:  # whatever it was: the next pass is the only thing that can mend it
+                _LOG.exception("reconciling failed")
+                self.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"reconciling failed: {error!r}")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), RECONCILE_SECONDS)
             self._wake.clear()
@@ -200,15 +220,18 @@ class Agent:
     async def _ensure_vm(self, vm: Vm) -> None:
         if vm.user is not None:
             outcome = await self.converge()
-            if outcome.failures:
-                raise ChannelError(outcome.failures[0])
+            if vm.name not in self.reachable:  # what else failed in this pass is nothing to this user
+                raise ChannelError(
+                    next((text for text in outcome.failures if vm.name in text), f"no VM {vm.name} runs")
+                )
 
     async def _release_vm(self, _vm: Vm) -> None:
         self._wake.set()
 
     def _watch_vms(self) -> None:
         """Listen to what file servers and firewalls deny; VMs that are no longer declared are no longer listened to."""
-        assert self.in_force is not None
+        if self.in_force is None:
+            return
         watchers = {VmKind.FS: watch_file_server, VmKind.FW: watch_firewall}
         watched = {vm.name: watchers[vm.kind] for vm in self.in_force.node_plan.vms if vm.kind in watchers}
         for name in [name for name in self._watchers if name not in watched and name != PACKETS]:
@@ -243,7 +266,8 @@ class Agent:
     @contextlib.asynccontextmanager
     async def session(self, user: str, community: str, purpose: str) -> AsyncIterator[Session]:
         """A session that ends with the block, whatever happens."""
-        assert self.in_force is not None
+        if self.in_force is None or self._stopping:
+            raise ChannelError("nothing is up: no declaration is in force")
         session = await self.logins.open(self.in_force.plan, self.in_force.node_plan, user, community, purpose)
         try:
             yield session

@@ -25,6 +25,7 @@ from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Middleware
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vinci.images.run import ImageError
 from vinci.model.problems import DeclarationError
 from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
@@ -36,6 +37,7 @@ from vinci.node.relay import Terminal, relay
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
+from vinci.vmm.host import VmmError
 
 _LOG = logging.getLogger(__name__)
 GROUP = "vinci"
@@ -214,8 +216,11 @@ class _Lines:
             self.put(await work(self.progress))
         except DeclarationError as error:
             self.put({"refused": str(error)})
-        except (ChannelError, OSError, DeniedError) as error:
+        except (ChannelError, OSError, DeniedError, ImageError, VmmError) as error:
             self.put({"failed": [str(error)], "changes": []})
+        except Exception as error:
+            _LOG.exception("a request to %s failed", self._request.path)
+            self.put({"failed": [f"the agent failed at this request, see its log: {error!r}"], "changes": []})
         finally:
             self._queue.put_nowait(None)
 
@@ -255,9 +260,11 @@ class _Api:
         async def work(report: Report) -> dict[str, object]:
             return _result(await self._agent.down(report))
 
-        response = await _Lines(request).run(work)
-        self._agent.finished.set()
-        return response
+        try:
+            return await _Lines(request).run(work)
+        finally:
+            if self._agent.is_down:
+                self._agent.finished.set()
 
     async def verify(self, request: web.Request) -> web.StreamResponse:
         async def work(report: Report) -> dict[str, object]:
@@ -320,6 +327,12 @@ class _Api:
                 Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=uid
             )
             end = {"error": f"the request is malformed: {_short(error)}"}
+        except Exception:
+            _LOG.exception("a request to %s failed", request.path)
+            self._agent.audit.record(
+                Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=_peer(request)[0]
+            )
+            end = {"error": f"the agent failed at this request: see {self._agent.paths.log}"}
         with contextlib.suppress(ConnectionError):
             await socket_.send_json(end)
             await socket_.close()

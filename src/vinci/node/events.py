@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from vinci.plan.types import NodePlan
 if TYPE_CHECKING:
     from vinci.node.agent import Agent
 
+_LOG = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 LOG_RETRY_SECONDS = 30.0
 MAX_EVENTS_PER_SECOND = 200
@@ -45,8 +47,14 @@ async def watch_packets(agent: Agent) -> None:
             async for record in log.records():
                 if budget.allows():
                     _record_drop(agent, record)
+        except Exception as error:  # one broken record must not end the records
+            _LOG.exception("a record of a dropped packet cannot be read")
+            agent.audit.record(
+                Event.OPERATION_FAILED, Severity.ERROR, f"records of dropped packets were lost: {error!r}"
+            )
         finally:
             log.close()
+        await asyncio.sleep(RETRY_SECONDS)
 
 
 def _record_drop(agent: Agent, record: DroppedFrame | LostRecords) -> None:

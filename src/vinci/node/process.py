@@ -70,9 +70,10 @@ async def _run(paths: NodePaths, images: Images, accelerator: Accelerator, uri: 
         await asyncio.wait({finished, task}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             task.result()
+        # The namespace goes only when nothing is left in it: a `down` may have been killed half-way.
+        return agent.in_force is None and agent.invalid is None and not await agent.running()
     finally:
         task.cancel()
         await runner.cleanup()
         paths.api_socket.unlink(missing_ok=True)
         store.close()
-    return agent.in_force is None and agent.invalid is None

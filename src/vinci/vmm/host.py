@@ -105,9 +105,17 @@ class VmHost:
             raise VmmError(f"libvirt cannot open {uri}: {error}") from error
 
     def list(self) -> dict[str, RunningVm]:
-        """All VMs that the VMM has, by name."""
+        """All VMs that the VMM has, by name.
+
+        Raises:
+            VmmError: it cannot be asked.
+        """
+        try:
+            domains = self._connection.listAllDomains()
+        except libvirt.libvirtError as error:
+            raise VmmError(f"the VMM does not tell which VMs run: {error}") from error
         found = {}
-        for domain in self._connection.listAllDomains():
+        for domain in domains:
             try:
                 state, _max, memory_kib, _cpus, cpu_ns = domain.info()
                 digest = _digest_of(domain)
