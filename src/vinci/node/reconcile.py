@@ -111,7 +111,8 @@ class Reconciler:
                 outcome.failures += await self._grants.deliver_all()  # who logged out has logged out all the same
                 return outcome  # without its rules in force no VM may start
             running = await self._in_thread(self._host.list)
-            kept = await self._stop_superfluous(wanted, running, outcome, report)
+            declared = frozenset(vm.name for vm in plan.vms)
+            kept = await self._stop_superfluous(wanted, declared, running, outcome, report)
             self.reachable &= kept
             missing = [vm for vm in wanted if vm.name not in kept]
             await self._start(name, plan, missing, outcome, report)
@@ -124,7 +125,7 @@ class Reconciler:
         async with self._lock:
             outcome = Outcome()
             running = await self._in_thread(self._host.list)
-            await self._stop_superfluous([], running, outcome, report)
+            await self._stop_superfluous([], frozenset(), running, outcome, report)
             self.reachable.clear()
             return outcome
 
@@ -146,7 +147,12 @@ class Reconciler:
         report(Progress("network", 1, 1))
 
     async def _stop_superfluous(
-        self, wanted: Sequence[Vm], running: dict[str, RunningVm], outcome: Outcome, report: Report
+        self,
+        wanted: Sequence[Vm],
+        declared: frozenset[str],
+        running: dict[str, RunningVm],
+        outcome: Outcome,
+        report: Report,
     ) -> set[str]:
         digests = {vm.name: machine_digest(vm, self._guests.image_digest, self._accelerator) for vm in wanted}
         kept = {
@@ -160,6 +166,8 @@ class Reconciler:
             self._delivered.pop(name, None)
             await self._in_thread(partial(self._host.stop, name))
             why = "its definition changed" if name in digests else "it is no longer declared"
+            if name in declared and name not in digests:
+                why = "nobody uses it"
             self._audit.record(Event.VM_STOPPED, Severity.NOTICE, f"VM {name} stopped: {why}", vm=name)
             outcome.changes.append(f"VM {name} stopped: {why}")
 
