@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import grp
+import itertools
 import json
 import logging
 import os
@@ -43,6 +44,7 @@ _LOG = logging.getLogger(__name__)
 GROUP = "vinci"
 MAX_MESSAGE = 256 * 1024
 MAX_CONNECTIONS = 64
+AUDIT_BATCH = 200
 FIRST_MESSAGE_SECONDS = 120.0
 
 Text = Annotated[str, Field(max_length=256)]
@@ -274,11 +276,15 @@ class _Api:
 
     async def audit(self, request: web.Request) -> web.StreamResponse:
         since = int(request.query.get("since", "0"))
-        if request.query.get("follow") != "1":
-            return web.Response(text="".join(line + "\n" for line in self._agent.audit.past(since)))
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
         with contextlib.suppress(ConnectionError):
+            if request.query.get("follow") != "1":
+                records = self._agent.audit.past(since)
+                while lines := list(itertools.islice(records, AUDIT_BATCH)):
+                    await response.write("".join(line + "\n" for line in lines).encode())
+                    await asyncio.sleep(0)  # others are served while much is read
+                return response
             async for line in self._agent.audit.follow(since):
                 await response.write(line.encode() + b"\n")
         return response

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
 from vinci.node.channel import printable
 
+_LOG = logging.getLogger(__name__)
 MAX_TEXT = 1000
 MAX_FILE_BYTES = 64 * 1024 * 1024
 KEPT_FILES = 4
@@ -60,21 +62,41 @@ Value = str | int | float | bool | None
 
 
 class Audit:
-    """Appends records to the file and hands them to followers."""
+    """Appends records to the file and wakes those who follow."""
 
     def __init__(self, path: Path) -> None:
-        """Open it for appending; numbering goes on after the last record."""
+        """Open it for appending; numbering goes on after the last record.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._next = _last_id(path) + 1
-        self._file = path.open("a", encoding="utf-8")
-        path.chmod(0o640)
-        self._followers: set[asyncio.Queue[str]] = set()
+        self._file = _open(path)
+        self._torn = _ends_torn(path)
+        self._rotations = 0
+        self._unwritten = 0
+        self._followers: set[asyncio.Event] = set()
         self.counts: Counter[Event] = Counter()
-        self.on_record: Callable[[dict[str, Value]], None] = lambda _record: None
 
     def record(self, event: Event, severity: Severity, message: str, **fields: Value) -> None:
-        """Write one record; it is on its way to the disk when this returns."""
+        """Write one record; it is on its way to the disk when this returns.
+
+        A disk that is full does not stop the agent: what could not be written is counted, and told by a record as soon
+        as there is room.
+        """
+        if self._unwritten:
+            number, self._unwritten = self._unwritten, 0
+            lost = f"{number} records of the audit were lost: its disk took no more"
+            self._write(Event.OPERATION_FAILED, Severity.ERROR, lost, {"lost": number}, worth=number)
+        self._write(event, severity, message, fields, worth=1)
+        for follower in self._followers:
+            follower.set()
+
+    def _write(
+        self, event: Event, severity: Severity, message: str, fields: Mapping[str, Value], *, worth: int
+    ) -> None:
         entry: dict[str, Value] = {
             "id": self._next,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -85,51 +107,79 @@ class Audit:
         }
         self._next += 1
         self.counts[event] += 1
-        line = json.dumps(entry, ensure_ascii=False)
-        self._file.write(line + "\n")
-        self._file.flush()
-        if self._file.tell() > MAX_FILE_BYTES:
-            self._rotate()
-        for queue in self._followers:
-            if not queue.full():
-                queue.put_nowait(line)
-        self.on_record(entry)
+        # What was cut off by a crash or a full disk stays a line of its own, and this record whole.
+        line = (b"\n" if self._torn else b"") + json.dumps(entry, ensure_ascii=False).encode() + b"\n"
+        try:
+            if os.fstat(self._file).st_size > MAX_FILE_BYTES:
+                self._rotate()
+            self._torn = os.write(self._file, line) != len(line)
+        except OSError:
+            _LOG.exception("the audit takes no records")
+            self._unwritten += worth
+            return
+        if self._torn:
+            self._unwritten += worth
 
     async def follow(self, since: int) -> AsyncIterator[str]:
-        """Records from number `since` on, then each new one as it comes, as JSON lines."""
-        queue: asyncio.Queue[str] = asyncio.Queue(maxsize=10_000)
-        self._followers.add(queue)
+        """Records from number `since` on, then each new one as it comes, as JSON lines; slow takers miss none."""
+        wake = asyncio.Event()
+        self._followers.add(wake)
+        last = since - 1
         try:
-            last = since - 1
-            for line in self.past(since):
-                last = json.loads(line)["id"]
-                yield line
             while True:
-                line = await queue.get()
-                if json.loads(line)["id"] > last:
-                    yield line
+                rotations = self._rotations
+                for path in self._files(last + 1):
+                    with path.open(encoding="utf-8", errors="replace") as file:
+                        while rotations == self._rotations:
+                            wake.clear()
+                            for line in iter(file.readline, ""):
+                                if (number := _id_of(line)) > last:
+                                    last = number
+                                    yield line.rstrip("\n")
+                            if path != self._path:
+                                break
+                            if rotations == self._rotations:
+                                await wake.wait()
+                    if rotations != self._rotations:
+                        break  # the files have other names now
         finally:
-            self._followers.discard(queue)
+            self._followers.discard(wake)
 
-    def past(self, since: int) -> list[str]:
-        """Records from number `since` on that lie in the current file."""
-        with self._path.open(encoding="utf-8") as file:
-            return [line.rstrip("\n") for line in file if _id_of(line) >= since]
+    def past(self, since: int) -> Iterator[str]:
+        """Records from number `since` on that are kept, oldest first."""
+        for file in [path.open(encoding="utf-8", errors="replace") for path in self._files(since)]:
+            with file:
+                yield from (line.rstrip("\n") for line in file if _id_of(line) >= since)
 
     @property
     def next_id(self) -> int:
         """The number that the next record gets."""
         return self._next
 
+    def _files(self, since: int) -> list[Path]:
+        """The files that hold records from number `since` on, oldest first; the one in use is always the last."""
+        rotated = [self._path.with_suffix(f".{number}.jsonl") for number in range(KEPT_FILES, 0, -1)]
+        return [*(path for path in rotated if _last_id_in(path) >= since), self._path]
+
     def _rotate(self) -> None:
-        self._file.close()
         for number in range(KEPT_FILES - 1, 0, -1):
             older = self._path.with_suffix(f".{number}.jsonl")
             if older.exists():
                 older.replace(self._path.with_suffix(f".{number + 1}.jsonl"))
         self._path.replace(self._path.with_suffix(".1.jsonl"))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._path.chmod(0o640)
+        full, self._file = self._file, _open(self._path)
+        os.close(full)
+        self._rotations += 1
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _ends_torn(path: Path) -> bool:
+    """True when the last line was cut off by a crash."""
+    with path.open("rb") as file:
+        return file.seek(0, os.SEEK_END) > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
 
 
 def _bounded(text: str) -> str:
@@ -144,13 +194,14 @@ def _id_of(line: str) -> int:
 
 
 def _last_id(path: Path) -> int:
-    for candidate in (path, path.with_suffix(".1.jsonl")):
-        try:
-            with candidate.open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
-                found = max((_id_of(line.decode(errors="replace")) for line in file), default=-1)
-        except FileNotFoundError:
-            continue
-        if found >= 0:
-            return found
-    return 0
+    return max(0, _last_id_in(path.with_suffix(".1.jsonl")), _last_id_in(path))
+
+
+def _last_id_in(path: Path) -> int:
+    """The number of a file's last record; -1 when it holds none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 64 * 1024))
+            return max((_id_of(line.decode(errors="replace")) for line in file), default=-1)
+    except FileNotFoundError:
+        return -1
