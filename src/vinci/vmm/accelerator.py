@@ -28,11 +28,20 @@ def choose_accelerator(images: Images, cache: Path) -> Accelerator:
         return Accelerator.TCG
     machine = f"{platform.release()} {images.digest} {Path('/proc/sys/kernel/random/boot_id').read_text()}"
     answer = cache / f"accelerator-{hashlib.sha256(machine.encode()).hexdigest()[:16]}"
-    if answer.exists():
-        return Accelerator(answer.read_text())
+    known = remembered(answer)
+    if known is not None:
+        return known
     accelerator = Accelerator.KVM if _kvm_boots(images.kernel) else Accelerator.TCG
     answer.write_text(accelerator.value)
     return accelerator
+
+
+def remembered(answer: Path) -> Accelerator | None:
+    """An answer found out before; None when there is none, or only what a crash left of it."""
+    try:
+        return Accelerator(answer.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def hide_kvm(folder: Path) -> None:

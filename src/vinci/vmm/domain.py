@@ -141,7 +141,8 @@ def _boot(root: ET.Element, vm: Vm, files: BootFiles, accelerator: Accelerator) 
     cpu.set("check", "none")
     ET.SubElement(root, "clock", offset="utc")
     _text(root, "on_poweroff", "destroy")
-    _text(root, "on_reboot", "restart")
+    # A guest that restarts itself would boot with the rules and policy of its first start: the agent starts it anew.
+    _text(root, "on_reboot", "destroy")
     _text(root, "on_crash", "destroy")
 
 

@@ -6,9 +6,11 @@ One process per root and one root per process. All calls block; the agent calls 
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -235,7 +237,8 @@ def _write_configuration(root: Path) -> None:
     if closed:
         raise VmmError(f"QEMU's user {QEMU_USER} cannot enter {closed[-1]}: run `chmod o+x {closed[-1]}`")
     ram = ram_directory(root)
-    ram.mkdir(parents=True, exist_ok=True)
+    own_directory(ram.parent, {0})
+    own_directory(ram, {0, user.pw_uid})
     os.chown(ram, user.pw_uid, user.pw_gid)
     etc = root / "etc"
     etc.mkdir(parents=True, exist_ok=True)
@@ -246,6 +249,19 @@ def _write_configuration(root: Path) -> None:
         controllers=", ".join(f'"{name}"' for name in ("cpu", "memory", "cpuacct")),
     )
     (etc / "qemu.conf").write_text(text)
+
+
+def own_directory(path: Path, owners: set[int]) -> None:
+    """Make a directory where everybody may make one, or take one that nobody else made before: no link, no other's.
+
+    Raises:
+        VmmError: somebody else's is there, or somebody else may write to it.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o755)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in owners or found.st_mode & 0o022:
+        raise VmmError(f"{path} is not a directory of the node's own: remove it")
 
 
 def ram_directory(root: Path) -> Path:

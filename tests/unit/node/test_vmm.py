@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the VMM's side takes from outside: directories in /dev/shm, an answer remembered in a file, a guest's reboot."""
+
+import os
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from vinci.model.load import parse
+from vinci.plan.compile import compile_plan
+from vinci.vmm.accelerator import remembered
+from vinci.vmm.domain import Accelerator, BootFiles, domain_xml
+from vinci.vmm.host import VmmError, own_directory
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "hospital.yaml"
+OWN = {os.getuid()}
+
+
+def test_an_own_directory_is_made_and_taken_again(tmp_path: Path) -> None:
+    own_directory(tmp_path / "ram", OWN)
+    own_directory(tmp_path / "ram", OWN)
+    assert (tmp_path / "ram").is_dir()
+
+
+def test_a_link_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "ram").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(VmmError):
+        own_directory(tmp_path / "ram", OWN)
+
+
+def test_a_directory_of_another_or_open_to_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(VmmError):
+        own_directory(tmp_path / "open", OWN)
+    (tmp_path / "theirs").mkdir(mode=0o755)
+    with pytest.raises(VmmError):
+        own_directory(tmp_path / "theirs", {os.getuid() + 1})
+
+
+@pytest.mark.parametrize("left", ["", "kv", "x" * 100])
+def test_what_a_crash_left_of_an_answer_is_none(tmp_path: Path, left: str) -> None:
+    (tmp_path / "accelerator").write_text(left)
+    assert remembered(tmp_path / "accelerator") is None
+    assert remembered(tmp_path / "nothing") is None
+
+
+def test_an_answer_is_remembered(tmp_path: Path) -> None:
+    (tmp_path / "accelerator").write_text(Accelerator.TCG.value)
+    assert remembered(tmp_path / "accelerator") is Accelerator.TCG
+
+
+def test_a_guest_that_restarts_itself_never_boots_with_the_rules_of_its_first_start(tmp_path: Path) -> None:
+    plan = compile_plan(parse(EXAMPLE.read_bytes(), str(EXAMPLE)).infrastructure)
+    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path)
+    for vm in plan.nodes[0].vms:
+        domain = ET.fromstring(domain_xml("hospital", vm, files, Accelerator.TCG))
+        assert domain.findtext("on_reboot") == "destroy"
+        assert domain.findtext("on_crash") == "destroy"
