@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
+import shutil
 import signal
 import sqlite3
 import sys
@@ -47,8 +47,7 @@ def run_agent(state: Path, node: str, uri: str | None) -> int:
             return 3
         if empty:
             remove_namespace(paths.namespace)
-            with contextlib.suppress(OSError):
-                ram_directory(paths.libvirt).rmdir()
+            shutil.rmtree(ram_directory(paths.libvirt), ignore_errors=True)  # libvirt leaves empty folders in it
     return 0
 
 
