@@ -77,6 +77,16 @@ def test_a_vm_that_ends_by_itself_is_started_again_and_recorded(hospital: Instal
     assert hospital.login("anna", "cat ~/.vinci-verify >/dev/null && echo home").out == "home\n"
 
 
+def test_a_vm_that_restarts_itself_comes_back_whole(hospital: Installation) -> None:
+    """It is started anew by the agent: with the rules and tables in force now, not with those of its first start."""
+    for vm in ("doctors-fw", "doctors-1"):
+        since = hospital.next_audit()
+        hospital.root(vm, "sleep 1; echo b > /proc/sysrq-trigger")
+        hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == vm, seconds=60)  # noqa: B023
+    _wait_for_agent(hospital, seconds=120)
+    assert hospital.login("anna", "echo back").out == "back\n"
+
+
 def test_qemu_runs_unprivileged_under_seccomp(hospital: Installation) -> None:
     for pid in _qemus(hospital):
         status = dict(

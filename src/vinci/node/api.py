@@ -150,6 +150,8 @@ def _guard(agent: Agent) -> Middleware:
             return _problem(400, f"the request is malformed: {_short(error)}")
         except ChannelError as error:
             return _problem(502, str(error))
+        except ConnectionError:
+            return _problem(400, "the client went away in the middle of its request")
         except Exception:
             _LOG.exception("a request to %s failed", request.path)
             agent.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=uid)
