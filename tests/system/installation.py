@@ -82,7 +82,8 @@ class Installation:
         deadline = time.monotonic() + seconds
         seen: list[dict[str, Any]] = []
         while time.monotonic() < deadline:
-            seen = self.audit(since)
+            done = self.vinci("audit", "--json", "--since", str(since))  # the agent may be on its way back
+            seen = [json.loads(line) for line in done.out.splitlines()]
             for record in seen:
                 if fits(record):
                     return record

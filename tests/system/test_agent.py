@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -75,6 +76,25 @@ def test_a_vm_that_ends_by_itself_is_started_again_and_recorded(hospital: Instal
     hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == "doctors-1")
     _wait_for_agent(hospital, seconds=120)
     assert hospital.login("anna", "cat ~/.vinci-verify >/dev/null && echo home").out == "home\n"
+
+
+def test_a_stored_declaration_that_no_longer_validates_stops_nothing(hospital: Installation) -> None:
+    before = _qemus(hospital)
+    since = hospital.next_audit()
+    _supervisor, agent = _agents(hospital)
+    with sqlite3.connect(hospital.state / "n1" / "node.db") as database:
+        database.execute("update declaration set text = ?", (b"vinci: 1\nname: hospital\nnonsense: true\n",))
+    database.close()
+    os.kill(agent, signal.SIGKILL)
+    hospital.wait_for_audit(since, lambda r: r["event"] == "declaration-refused")
+    report = hospital.status()
+    assert "nonsense" in report["invalid_declaration"]
+    assert _qemus(hospital) == before
+    assert "nonsense" in hospital.check("status")
+    assert hospital.login("sally", "id").status == 3
+    hospital.check("up", str(hospital.file))
+    assert _qemus(hospital) == before
+    assert hospital.login("sally", "echo back").out == "back\n"
 
 
 def test_a_vm_that_restarts_itself_comes_back_whole(hospital: Installation) -> None:

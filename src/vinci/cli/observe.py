@@ -42,6 +42,10 @@ async def _status(node: str | None, as_json: bool) -> int:
     declaration = report["declaration"]
     if declaration is None:
         console.print(f"node {report['node']}: no declaration is in force", highlight=False)
+        if report["invalid_declaration"]:
+            console.print("the stored one cannot be used; what runs goes on. Mend it and run `vinci up FILE`:")
+            console.print(report["invalid_declaration"], highlight=False, markup=False)
+        print_table("Virtual machines", ("VM", "state"), [(vm["name"], vm["state"]) for vm in report["vms"]])
         return Status.DONE
     console.print(
         f"[bold]{declaration['name']}[/bold] version {declaration['version']} on node {report['node']} "

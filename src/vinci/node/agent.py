@@ -71,6 +71,7 @@ class Agent:
         self.grants = Grants(self.guests, store.sessions)
         self.logins = Logins(paths.node, store, self.guests, self.grants, audit, self._ensure_vm, self._release_vm)
         self.in_force: InForce | None = None
+        self._revoking: asyncio.Task[None] | None = None
         self.invalid: str | None = None
         """Why the stored declaration cannot be followed; what runs goes on running."""
         self._reconciler = Reconciler(
@@ -104,8 +105,21 @@ class Agent:
                 Severity.ERROR,
                 f"the stored declaration {stored.path} no longer validates; what runs goes on: {error}",
             )
+            self._revoking = self._loop.create_task(self._revoke_everything())
             return
         self._use(self.in_force)
+
+    async def _revoke_everything(self) -> None:
+        """Empty the FS-VMs' tables: nobody is logged in, and no plan says which FS-VMs there are."""
+        for vm in (await self.running()).values():
+            if vm.kind != VmKind.FS:
+                continue
+            try:
+                await self.guests.channel(vm.name).check("/usr/lib/vinci/fs-grants")
+            except ChannelError as error:
+                self.audit.record(
+                    Event.OPERATION_FAILED, Severity.ERROR, f"grants on {vm.name} are not revoked: {error}", vm=vm.name
+                )
 
     def _derive(self, version: int, path: str, text: bytes) -> InForce:
         declaration = parse(text, path)

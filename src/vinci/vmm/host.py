@@ -60,6 +60,8 @@ class RunningVm:
     name: str
     state: VmState
     digest: str
+    kind: str
+    """The `VmKind` it was started as; empty when it is none of ours."""
     memory_mib: int
     cpu_seconds: float
 
@@ -120,11 +122,11 @@ class VmHost:
         for domain in domains:
             try:
                 state, _max, memory_kib, _cpus, cpu_ns = domain.info()
-                digest = _digest_of(domain)
+                digest, kind = _metadata_of(domain)
             except libvirt.libvirtError:
                 continue  # it ended between the listing and the question
             found[domain.name()] = RunningVm(
-                domain.name(), _STATES.get(state, VmState.STOPPED), digest, memory_kib // 1024, cpu_ns / 1e9
+                domain.name(), _STATES.get(state, VmState.STOPPED), digest, kind, memory_kib // 1024, cpu_ns / 1e9
             )
         return found
 
@@ -219,12 +221,13 @@ def _is_active(domain: Any) -> bool:
         return False
 
 
-def _digest_of(domain: Any) -> str:
+def _metadata_of(domain: Any) -> tuple[str, str]:
+    """The machine digest and the kind that `vinci.vmm.domain` wrote into the definition."""
     try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+        element = ET.fromstring(domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE))
     except libvirt.libvirtError:
-        return ""
-    return ET.fromstring(text).get("digest", "")
+        return "", ""
+    return element.get("digest", ""), element.get("kind", "")
 
 
 def _write_configuration(root: Path) -> None:
