@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,8 @@ from vinci.cli.failure import Failure, Status
 from vinci.node.paths import NodePaths, state_directory
 
 START_SECONDS = 60.0
+_MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""mallopt(3): the agent gives large blocks back at once, above all those of a password's hash."""
 BASE = "http://agent"
 Json = dict[str, Any]
 
@@ -116,7 +119,13 @@ async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
         command += ["--uri", uri]
     with paths.log.open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, **_MEMORY},
         )
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while asyncio.get_running_loop().time() < deadline:

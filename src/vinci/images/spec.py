@@ -112,6 +112,7 @@ SPEC = ImageSpec(
                 "nano",
                 "ncurses-term",
                 "netcat-openbsd",
+                "netbase",
                 "nfs-common",
                 "openssh-server",
                 "procps",

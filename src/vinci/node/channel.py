@@ -23,6 +23,8 @@ ATTEMPT_SECONDS = 6.0
 MAX_OUTPUT = 1024 * 1024
 """Bytes of a command's output that are kept; a guest that sends more is cut off."""
 MAX_LINE = 16 * 1024
+WINDOW = 256 * 1024
+"""Bytes that a command may send before we took them (RFC 4254, 5.2)."""
 KEEPALIVE_SECONDS = 30
 
 
@@ -136,6 +138,8 @@ class Channel:
     async def check(self, command: str, stdin: bytes = b"", seconds: float = 30.0) -> Result:
         """Like `run`, but a status other than 0 is an error too."""
         result = await self.run(command, stdin, seconds)
+        if result.truncated:
+            raise ChannelError(f"VM {self.vm}: `{command[:80]}` said more than {MAX_OUTPUT} bytes and was cut off")
         if result.status != 0:
             raise ChannelError(f"VM {self.vm}: `{command[:80]}` failed: {result.error_text or result.status}")
         return result
@@ -175,18 +179,18 @@ class Channel:
 
 
 async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: bytes) -> Result:
-    async with connection.create_process(command, encoding=None) as process:
-        feeding = asyncio.ensure_future(_feed(process, stdin))
-        try:
-            (out, cut_out), (err, cut_err) = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
-            if cut_out or cut_err:
-                process.terminate()
-                return Result(255, out, err, truncated=True)
-            await process.wait_closed()
-        finally:
-            feeding.cancel()
-        status = process.exit_status
-        return Result(255 if status is None else status, out, err, truncated=False)
+    process = await connection.create_process(command, encoding=None, window=WINDOW)
+    feeding = asyncio.ensure_future(_feed(process, stdin))
+    try:
+        (out, cut_out), (err, cut_err) = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
+        if cut_out or cut_err:
+            return Result(255, out, err, truncated=True)
+        await process.wait_closed()
+    finally:
+        feeding.cancel()
+        process.channel.abort()  # a hostile guest need not answer a polite end
+    status = process.exit_status
+    return Result(255 if status is None else status, out, err, truncated=False)
 
 
 async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None:
