@@ -182,10 +182,10 @@ async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: by
     process = await connection.create_process(command, encoding=None, window=WINDOW)
     feeding = asyncio.ensure_future(_feed(process, stdin))
     try:
-        (out, cut_out), (err, cut_err) = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
-        if cut_out or cut_err:
-            return Result(255, out, err, truncated=True)
+        out, err = await asyncio.gather(_bounded(process.stdout), _bounded(process.stderr))
         await process.wait_closed()
+    except _TooMuchError:
+        return Result(255, b"", b"", truncated=True)
     finally:
         feeding.cancel()
         process.channel.abort()  # a hostile guest need not answer a polite end
@@ -200,12 +200,16 @@ async def _feed(process: asyncssh.SSHClientProcess[bytes], stdin: bytes) -> None
         process.stdin.write_eof()
 
 
-async def _bounded(reader: asyncssh.SSHReader[bytes]) -> tuple[bytes, bool]:
+class _TooMuchError(Exception):
+    """A stream went on beyond MAX_OUTPUT."""
+
+
+async def _bounded(reader: asyncssh.SSHReader[bytes]) -> bytes:
     parts: list[bytes] = []
     size = 0
     while chunk := await reader.read(65536):
         size += len(chunk)
         if size > MAX_OUTPUT:
-            return b"".join(parts), True
+            raise _TooMuchError
         parts.append(chunk)
-    return b"".join(parts), False
+    return b"".join(parts)
