@@ -28,7 +28,7 @@ from vinci.node.network import (
 from vinci.node.rules import Rules
 from vinci.plan.types import Bridge
 
-pytestmark = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces")]
+pytestmark = pytest.mark.system
 
 FW, FS, A, B = "10.20.1.1", "10.20.1.2", "10.20.1.10", "10.20.1.11"
 APPS = (A, B)
