@@ -56,6 +56,7 @@ class Event(StrEnum):
     AGENT = "agent"
     PASSWORD = "password"
     OPERATION_FAILED = "operation-failed"
+    RECORDS_LEFT_OUT = "records-left-out"
 
 
 Value = str | int | float | bool | None

@@ -7,9 +7,11 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vinci.node.audit import Event, Severity, Value
+from vinci.node.budget import Budget
 from vinci.node.channel import ChannelError
 from vinci.node.packet_log import DroppedFrame, LostRecords, PacketLog
 from vinci.plan.firewall_rules import LOG_PREFIX, FlowDenial
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 LOG_RETRY_SECONDS = 30.0
-MAX_EVENTS_PER_SECOND = 200
 _FILE_FIELDS = (
     *("address", "uid", "operation", "reason", "subject", "target", "share", "class", "permissions", "name"),
     *("inode", "version", "repeats", "lost"),
@@ -31,6 +32,7 @@ _FILE_FIELDS = (
 
 async def watch_packets(agent: Agent) -> None:
     """Record the frames that the bridges' rules dropped, for ever."""
+    budget = Budget()
     while True:
         try:
             log = PacketLog()
@@ -43,10 +45,9 @@ async def watch_packets(agent: Agent) -> None:
             await asyncio.sleep(LOG_RETRY_SECONDS)
             continue
         try:
-            budget = _Budget()
             async for record in log.records():
-                if budget.allows():
-                    _record_drop(agent, record)
+                source = record.port if isinstance(record, DroppedFrame) else None
+                _within(agent, budget, source, partial(_record_drop, agent, record))
         except Exception as error:  # one broken record must not end the records
             _LOG.exception("a record of a dropped packet cannot be read")
             agent.audit.record(
@@ -55,6 +56,23 @@ async def watch_packets(agent: Agent) -> None:
         finally:
             log.close()
         await asyncio.sleep(RETRY_SECONDS)
+
+
+def _within(agent: Agent, budget: Budget, source: str | None, record: Callable[[], None]) -> None:
+    """Record an event of `source` within its budget, and before it how many were left out when it was used up."""
+    left_out = budget.admit(source, asyncio.get_running_loop().time())
+    if left_out is None:
+        return
+    if left_out:
+        whose = _vm_at(agent.in_force.node_plan if agent.in_force else None, source or "") or source or "unknown ports"
+        agent.audit.record(
+            Event.RECORDS_LEFT_OUT,
+            Severity.WARNING,
+            f"{left_out} more denials of {whose} came too fast to be recorded",
+            source=source,
+            number=left_out,
+        )
+    record()
 
 
 def _record_drop(agent: Agent, record: DroppedFrame | LostRecords) -> None:
@@ -102,30 +120,14 @@ async def watch_firewall(agent: Agent, firewall: str) -> None:
 
 
 async def _watch(agent: Agent, vm: str, command: str, record: Callable[[Agent, str, str], None]) -> None:
+    budget = Budget()
     while True:
         try:
-            budget = _Budget()
             async for line in agent.guests.channel(vm).lines(f"exec /usr/lib/vinci/{command}"):
-                if budget.allows():
-                    record(agent, vm, line)
+                _within(agent, budget, vm, partial(record, agent, vm, line))
         except ChannelError:
             pass  # reported by the reconcile loop; here only wait for it to come back
         await asyncio.sleep(RETRY_SECONDS)
-
-
-class _Budget:
-    """At most so many records a second from one guest."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._used = 0
-
-    def allows(self) -> bool:
-        now = int(asyncio.get_running_loop().time())
-        if now != self._second:
-            self._second, self._used = now, 0
-        self._used += 1
-        return self._used <= MAX_EVENTS_PER_SECOND
 
 
 def _record_file_denial(agent: Agent, server: str, untrusted_line: str) -> None:
