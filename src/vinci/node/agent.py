@@ -157,6 +157,7 @@ class Agent:
             else:
                 version = stored.version
             self._stopping = False  # a `down` that failed is overruled
+            self._reconciler.restarts.forgive()
             self._use(InForce(version, path, candidate.infrastructure, candidate.plan, candidate.node_plan))
             await self._end_sessions_without_right()
             return await self.converge(report)
@@ -202,6 +203,7 @@ class Agent:
 
     async def converge(self, report: Report = _silent) -> Outcome:
         """Compare and do the difference once."""
+        self.store.tidy()
         if self.in_force is None or self._stopping:
             return Outcome()
         in_force = self.in_force
@@ -262,10 +264,13 @@ class Agent:
     def _vm_stopped(self, name: str) -> None:
         if self._reconciler.stopped(name) and not self._stopping:
             self.guests.forget(name)
+            delay = self._reconciler.restarts.ended(name, self._loop.time())
+            when = f"in {delay:.0f} s, as it ends soon after each start" if delay else "at once"
             self.audit.record(
-                Event.VM_STOPPED, Severity.WARNING, f"VM {name} ended by itself; it is started again", vm=name
+                Event.VM_STOPPED, Severity.WARNING, f"VM {name} ended by itself; it is started again {when}", vm=name
             )
-            self._wake.set()
+            if not delay:
+                self._wake.set()
 
     async def running(self) -> dict[str, RunningVm]:
         """What the VMM says runs now."""

@@ -23,6 +23,7 @@ from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
 from vinci.node.payload import Payload, boot_payload, live_payload
+from vinci.node.restarts import Restarts
 from vinci.plan.types import NodePlan, Vm, VmKind
 from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
 from vinci.vmm.host import RunningVm, VmHost, VmmError, VmState
@@ -80,7 +81,8 @@ class Reconciler:
         self._lock = asyncio.Lock()
         self._delivered: dict[str, str] = {}
         self._booting: dict[str, str] = {}
-        self._stopping: set[str] = set()
+        self._asked_to_stop: set[str] = set()
+        self.restarts = Restarts()
         self._ended: dict[str, asyncio.Event] = {}
         self._unreachable: set[str] = set()
         self.reachable: set[str] = set()
@@ -90,8 +92,8 @@ class Reconciler:
         self.reachable.discard(name)
         if name in self._ended:
             self._ended[name].set()
-        if name in self._stopping:
-            self._stopping.discard(name)
+        if name in self._asked_to_stop:
+            self._asked_to_stop.discard(name)
             return False
         return True
 
@@ -114,11 +116,22 @@ class Reconciler:
             declared = frozenset(vm.name for vm in plan.vms)
             kept = await self._stop_superfluous(wanted, declared, running, outcome, report)
             self.reachable &= kept
-            missing = [vm for vm in wanted if vm.name not in kept]
+            missing = self._startable([vm for vm in wanted if vm.name not in kept], outcome)
             await self._start(name, plan, missing, outcome, report)
             started = [vm for vm in wanted if vm.name in kept or vm.name in self._booting]
             await self._configure(plan, started, outcome, report)
             return outcome
+
+    def _startable(self, missing: list[Vm], outcome: Outcome) -> list[Vm]:
+        """Those of the missing VMs that need not wait because they ended soon after their last starts."""
+        now = asyncio.get_running_loop().time()
+        waits = {vm.name: self.restarts.wait(vm.name, now) for vm in missing}
+        outcome.failures += [
+            f"VM {name} ends soon after each start and is started again in {wait:.0f} s: see `vinci console {name}`"
+            for name, wait in waits.items()
+            if wait
+        ]
+        return [vm for vm in missing if not waits[vm.name]]
 
     async def stop_all(self, report: Report) -> Outcome:
         """End every VM and take the network away."""
@@ -161,7 +174,7 @@ class Reconciler:
         superfluous = [name for name in running if name not in kept]
 
         async def stop(name: str) -> None:
-            self._stopping.add(name)
+            self._asked_to_stop.add(name)
             self._guests.forget(name)
             self._delivered.pop(name, None)
             await self._in_thread(partial(self._host.stop, name))
@@ -183,7 +196,9 @@ class Reconciler:
             payload = await self._in_thread(partial(boot_payload, plan, vm))
             files = self._guests.prepare(vm, payload)
             xml = domain_xml(name, vm, files, self._accelerator)
+            self._asked_to_stop.discard(vm.name)  # an end that comes from now on is this start's
             await self._in_thread(partial(self._host.start, vm.name, xml))
+            self.restarts.started(vm.name, asyncio.get_running_loop().time())
             self._consoles.listen(vm.name)
             live = await self._in_thread(partial(live_payload, plan, vm))
             self._booting[vm.name] = _digest(live)  # what it boots with needs no second delivery

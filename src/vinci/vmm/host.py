@@ -184,7 +184,8 @@ class VmHost:
     def pid(self, name: str) -> int | None:
         """The process id of a VM's QEMU, from QEMU's own pid file; None when it cannot be told."""
         for path in (self._root_of() / "run" / "qemu").glob(f"{name}.pid"):
-            return int(path.read_text())
+            with contextlib.suppress(ValueError, FileNotFoundError):  # QEMU is about to write it, or has ended
+                return int(path.read_text())
         return None
 
     def _root_of(self) -> Path:
