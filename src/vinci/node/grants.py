@@ -25,6 +25,9 @@ class Grants:
         self._plan: NodePlan | None = None
         self._locks: dict[str, asyncio.Lock] = {}
         self._delivered: dict[str, str] = {}
+        self._asked: dict[str, int] = {}
+        self._failed: dict[str, int] = {}
+        """Up to which call an attempt failed; `_asked` counts the calls."""
 
     def use(self, plan: NodePlan) -> None:
         """Take tables from this plan from now on."""
@@ -42,12 +45,22 @@ class Grants:
         """
         if self._plan is None:
             return
+        asked = self._asked[server] = self._asked.get(server, 0) + 1
         async with self._locks.setdefault(server, asyncio.Lock()):
+            if asked <= self._failed.get(server, 0):
+                # The attempt that ended meanwhile would have delivered this table too: a dead FS-VM is waited for once,
+                # however many log out.
+                raise ChannelError(f"{server} did not take the table of grants")
+            covers = self._asked[server]
             service = next(service for service in self._plan.file_services if service.vm == server)
             table = subject_table(service, self._plan, [(s.vm, s.user, s.community) for s in self._sessions()])
             if self._delivered.get(server) != table:
                 self._delivered.pop(server, None)
-                await self._guests.channel(server).check("/usr/lib/vinci/fs-grants", table.encode())
+                try:
+                    await self._guests.channel(server).check("/usr/lib/vinci/fs-grants", table.encode())
+                except ChannelError:
+                    self._failed[server] = covers
+                    raise
                 self._delivered[server] = table
 
     async def deliver_all(self) -> list[str]:
