@@ -6,16 +6,21 @@ Every write is one transaction; with the write-ahead log a killed agent leaves e
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+_LOG = logging.getLogger(__name__)
+KEPT_DECLARATIONS = 50
+"""Versions that are kept, for whoever asks what was in force last week."""
+
 _SCHEMA = """
 create table if not exists declaration (
     version integer primary key autoincrement, path text not null, text blob not null, accepted real not null);
 create table if not exists key (name text primary key, private blob not null);
-create table if not exists password (user text primary key, hash text not null);
+create table if not exists password (user text primary key, hash text not null, initial text not null);
 create table if not exists session (
     id text primary key, user text not null, community text not null, vm text not null, started real not null,
     purpose text not null);
@@ -62,6 +67,7 @@ class Store:
         self._db.execute("pragma journal_mode=wal")
         self._db.execute("pragma synchronous=full")
         self._db.executescript(_SCHEMA)
+        self._ended: set[str] = set()
 
     def declaration(self) -> StoredDeclaration | None:
         """The declaration in force."""
@@ -74,6 +80,7 @@ class Store:
         """Put a declaration in force; its version number."""
         cursor = self._db.execute("insert into declaration (path, text, accepted) values (?, ?, ?)", (path, text, now))
         assert cursor.lastrowid is not None
+        self._db.execute("delete from declaration where version <= ?", (cursor.lastrowid - KEPT_DECLARATIONS,))
         return cursor.lastrowid
 
     def withdraw(self) -> None:
@@ -89,19 +96,26 @@ class Store:
         """Keep a private key."""
         self._db.execute("insert or replace into key values (?, ?)", (name, private))
 
-    def password(self, user: str) -> str | None:
-        """The argon2 hash that an administrator or the user set."""
-        row = self._db.execute("select hash from password where user = ?", (user,)).fetchone()
-        return str(row[0]) if row else None
+    def password(self, user: str, initial: str | None) -> str | None:
+        """The argon2 hash of a user's password.
 
-    def set_password(self, user: str, password_hash: str) -> None:
-        """Keep an argon2 hash."""
-        self._db.execute("insert or replace into password values (?, ?)", (user, password_hash))
+        Args:
+            user: whose.
+            initial: the hash in the declaration, None without one. What was set holds until the declaration has
+                another one: so an administrator gives a user a new initial password.
+        """
+        query = "select hash from password where user = ? and initial = ?"
+        row = self._db.execute(query, (user, initial or "")).fetchone()
+        return str(row[0]) if row else initial
+
+    def set_password(self, user: str, password_hash: str, initial: str | None) -> None:
+        """Keep the argon2 hash of a password that was set, and the declaration's hash that it replaces."""
+        self._db.execute("insert or replace into password values (?, ?, ?)", (user, password_hash, initial or ""))
 
     def sessions(self) -> list[Session]:
         """All open sessions, oldest first."""
         rows = self._db.execute("select id, user, community, vm, started, purpose from session order by started, id")
-        return [Session(*row) for row in rows]
+        return [Session(*row) for row in rows if row[0] not in self._ended]
 
     def open_session(self, session: Session) -> None:
         """Record a login."""
@@ -111,12 +125,30 @@ class Store:
         )
 
     def close_session(self, session_id: str) -> bool:
-        """Record a log-out; False when the session was closed before."""
-        return self._db.execute("delete from session where id = ?", (session_id,)).rowcount > 0
+        """Record a log-out; False when the session was closed before.
+
+        It is closed from now on even when the disk takes no more: `tidy` then removes it as soon as it can.
+        """
+        if not self.is_open(session_id):
+            return False
+        self._ended.add(session_id)
+        self.tidy()
+        return True
+
+    def tidy(self) -> None:
+        """Remove closed sessions that could not be removed when they were closed."""
+        for session_id in sorted(self._ended):
+            try:
+                self._db.execute("delete from session where id = ?", (session_id,))
+            except sqlite3.OperationalError:
+                _LOG.exception("the end of a session is not on the disk yet")
+                return
+            self._ended.discard(session_id)
 
     def is_open(self, session_id: str) -> bool:
         """True while the session has not been closed."""
-        return self._db.execute("select 1 from session where id = ?", (session_id,)).fetchone() is not None
+        found = self._db.execute("select 1 from session where id = ?", (session_id,)).fetchone()
+        return found is not None and session_id not in self._ended
 
     def fact(self, name: str) -> str | None:
         """A remembered fact."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The node's database: private, durable, and a session is closed once."""
 
+import contextlib
 import os
+import sqlite3
 from pathlib import Path
 
-from vinci.store.sqlite import Session, Store
+from vinci.store.sqlite import KEPT_DECLARATIONS, Session, Store
 
 SESSION = Session("s1", "sally", "nurses", "nurses-1", 1.0, "login")
 
@@ -45,3 +47,47 @@ def test_what_was_written_is_there_without_a_close(tmp_path: Path) -> None:
     assert declaration.text == b"x"
     first.close()
     again.close()
+
+
+def test_a_session_that_ends_while_the_disk_is_full_has_ended(tmp_path: Path) -> None:
+    store = Store(tmp_path / "node.db")
+    store.open_session(SESSION)
+    (pages,) = store._db.execute("pragma page_count").fetchone()
+    store._db.execute(f"pragma max_page_count = {pages}")
+    with contextlib.suppress(sqlite3.OperationalError):  # fill the file to its last byte
+        while True:
+            store.set_key(os.urandom(8).hex(), bytes(64))
+    store._db.execute("pragma query_only = on")  # nor may anything be removed
+    assert store.close_session("s1")
+    assert store.sessions() == []
+    assert not store.is_open("s1")
+    assert not store.close_session("s1")
+    store._db.execute("pragma query_only = off")
+    store.tidy()
+    store.close()
+    again = Store(tmp_path / "node.db")
+    assert again.sessions() == []
+    again.close()
+
+
+def test_a_password_holds_until_the_declaration_has_another_initial_one(tmp_path: Path) -> None:
+    store = Store(tmp_path / "node.db")
+    assert store.password("sally", "initial") == "initial"
+    store.set_password("sally", "own", "initial")
+    assert store.password("sally", "initial") == "own"
+    assert store.password("sally", "another") == "another"
+    assert store.password("sven", None) is None
+    store.set_password("sven", "own", None)
+    assert store.password("sven", None) == "own"
+    store.close()
+
+
+def test_old_declarations_are_forgotten(tmp_path: Path) -> None:
+    store = Store(tmp_path / "node.db")
+    versions = [store.accept("f.yaml", b"%d" % number, 1.0) for number in range(3 * KEPT_DECLARATIONS)]
+    (kept,) = store._db.execute("select count(*) from declaration").fetchone()
+    assert kept == KEPT_DECLARATIONS
+    last = store.declaration()
+    assert last is not None
+    assert last.version == versions[-1]
+    store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 _GUEST_STATE = """dmesg | tail -n 200; ip address; ip route; nft list ruleset; mount; ps ax
 cat /run/vinci/status /run/vinci/start.log /proc/vinci/grants /etc/exports"""
 RECORDS = 2000
+KEPT_FOLDERS = 20
 
 
 async def keep_evidence(agent: Agent, checks: list[Check]) -> Path:
     """Write a folder of files that a person can read without the running system; its path."""
     folder = agent.paths.root / "evidence" / time.strftime("%Y%m%dT%H%M%S")
     folder.mkdir(parents=True, mode=0o700)
+    for old in sorted(folder.parent.iterdir())[:-KEPT_FOLDERS]:
+        shutil.rmtree(old, ignore_errors=True)
     (folder / "checks.json").write_text(json.dumps([check.as_json() for check in checks], indent=1))
     (folder / "status.json").write_text(json.dumps(await status_of(agent), indent=1))
     (folder / "audit.jsonl").write_text("\n".join(agent.audit.past(max(0, agent.audit.next_id - RECORDS))))
