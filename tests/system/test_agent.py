@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import signal
@@ -184,3 +185,30 @@ def test_no_path_leads_from_the_host_into_a_vm_or_back(hospital: Installation) -
     ).stdout
     assert "10.20." not in routes
     assert "10.20." not in inside
+
+
+def test_a_member_of_the_group_may_log_in_and_look_and_administers_nothing(hospital: Installation) -> None:
+    group = grp.getgrnam("vinci").gr_gid
+    since = hospital.next_audit()
+
+    def asked(method: str, path: str) -> bytes:
+        script = (
+            "import socket; s = socket.socket(socket.AF_UNIX); s.connect(ARGS[0]);"
+            "s.sendall(ARGS[1].encode()); print(s.recv(65536).decode())"
+        ).replace("ARGS", "__import__('sys').argv[1:]")
+        request = f"{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        command = ["setpriv", "--reuid", "65534", "--regid", str(group), "--clear-groups", "/usr/bin/python3", "-c"]
+        done = subprocess.run(
+            [*command, script, f"{hospital.state}/n1/agent.sock", request], capture_output=True, check=True
+        )
+        return done.stdout
+
+    assert asked("GET", "/v1/status").startswith(b"HTTP/1.1 200")
+    for method, path in (
+        *(("POST", f"/v1/{verb}") for verb in ("up", "down", "verify", "password")),
+        *(("GET", f"/v1/{verb}") for verb in ("exec", "audit", "console", "nonsense")),
+    ):
+        answer = asked(method, path)
+        assert answer.startswith(b"HTTP/1.1 403"), path
+        assert b"only root may do this" in answer
+    hospital.wait_for_audit(since, lambda r: r["event"] == "api-denied" and r.get("uid") == 65534)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The agent's API on its Unix socket: HTTP with JSON, for root and members of the group `vinci` only.
+"""The agent's API on its Unix socket: HTTP with JSON, for root and, in part, members of the group `vinci`.
 
-Each request goes through three stages in this order: sanitise (size and types, pydantic), authorise (the peer's
-credentials, unix(7) SO_PEERCRED), act. Long work answers with JSON lines: progress first, one result last.
+Each request goes through three stages in this order: authorise (the peer's credentials, before a byte of the body is
+read), sanitise (size and types, pydantic), act. Long work answers with JSON lines: progress first, one result last.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ import itertools
 import json
 import logging
 import os
-import pwd
 import shlex
 import socket
-import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +30,7 @@ from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
 from vinci.node.authenticate import MAX_PASSWORD, CommunityNeededError, DeniedError, hash_password
+from vinci.node.authorize import GROUP, Peer, peer_of
 from vinci.node.channel import ChannelError
 from vinci.node.reconcile import Outcome, Progress, Report
 from vinci.node.relay import Terminal, relay
@@ -41,9 +40,10 @@ from vinci.node.verification.run import verify
 from vinci.vmm.host import VmmError
 
 _LOG = logging.getLogger(__name__)
-GROUP = "vinci"
 MAX_MESSAGE = 256 * 1024
 MAX_CONNECTIONS = 64
+MAX_REQUESTS = 128
+"""Requests served at once, a login's whole session among them; one more is told to come again."""
 AUDIT_BATCH = 200
 FIRST_MESSAGE_SECONDS = 120.0
 
@@ -131,14 +131,24 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _guard(agent: Agent) -> Middleware:
-    """Authorise the peer, and turn every error into one sentence."""
+    """Authorise the peer, bound what runs at once, and turn every error into one sentence."""
+    served = 0
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        uid, gid = _peer(request)
-        if uid != 0 and not _in_group(uid, gid):
-            agent.audit.record(Event.API_DENIED, Severity.WARNING, f"UID {uid} may not use the agent", uid=uid)
-            return _problem(403, "only root and members of the group vinci may use the agent")
+        nonlocal served
+        peer = _peer(request)
+        if refusal := peer.refusal(request.path):
+            agent.audit.record(
+                Event.API_DENIED,
+                Severity.WARNING,
+                f"UID {peer.uid} may not ask for {request.path[:64]}: {refusal}",
+                uid=peer.uid,
+            )
+            return _problem(403, refusal)
+        if served >= MAX_REQUESTS and peer.uid != 0:
+            return _problem(503, f"the agent serves {MAX_REQUESTS} requests already: try again")
+        served += 1
         try:
             return await handler(request)
         except web.HTTPException as error:
@@ -146,7 +156,9 @@ def _guard(agent: Agent) -> Middleware:
                 raise
             return _problem(error.status, error.reason)
         except (ValidationError, ValueError) as error:
-            agent.audit.record(Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=uid)
+            agent.audit.record(
+                Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=peer.uid
+            )
             return _problem(400, f"the request is malformed: {_short(error)}")
         except ChannelError as error:
             return _problem(502, str(error))
@@ -154,27 +166,22 @@ def _guard(agent: Agent) -> Middleware:
             return _problem(400, "the client went away in the middle of its request")
         except Exception:
             _LOG.exception("a request to %s failed", request.path)
-            agent.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=uid)
+            agent.audit.record(
+                Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=peer.uid
+            )
             return _problem(500, f"the agent failed at this request: see {agent.paths.log}")
+        finally:
+            served -= 1
 
     return guard
 
 
-def _peer(request: web.Request) -> tuple[int, int]:
+def _peer(request: web.Request) -> Peer:
     transport = request.transport
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None:
         raise web.HTTPForbidden
-    _pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return uid, gid
-
-
-def _in_group(uid: int, gid: int) -> bool:
-    try:
-        group = grp.getgrnam(GROUP)
-        return gid == group.gr_gid or pwd.getpwuid(uid).pw_name in group.gr_mem
-    except KeyError:
-        return False
+    return peer_of(sock)
 
 
 def _short(error: Exception) -> str:
@@ -296,7 +303,8 @@ class _Api:
         in_force = self._agent.in_force
         if in_force is None or message.user not in in_force.infrastructure.users:
             raise web.HTTPNotFound(reason="no such user in the declaration in force")
-        self._agent.store.set_password(message.user, await asyncio.to_thread(hash_password, message.password))
+        initial = in_force.infrastructure.users[message.user].password_hash
+        self._agent.store.set_password(message.user, await asyncio.to_thread(hash_password, message.password), initial)
         self._agent.audit.record(
             Event.PASSWORD, Severity.NOTICE, f"the password of {message.user} was set", user=message.user
         )
@@ -318,7 +326,7 @@ class _Api:
         self, request: web.Request, act: Callable[[web.Request, web.WebSocketResponse, str], Awaitable[_Message]]
     ) -> web.StreamResponse:
         """A WebSocket whose first message says what is asked and whose last one says how it ended."""
-        socket_ = web.WebSocketResponse(max_msg_size=MAX_MESSAGE, heartbeat=20.0)
+        socket_ = web.WebSocketResponse(max_msg_size=MAX_MESSAGE)
         await socket_.prepare(request)
         end: _Message
         try:
@@ -330,7 +338,7 @@ class _Api:
         except ChannelError as error:
             end = {"error": str(error)}
         except (ValueError, TimeoutError) as error:
-            uid = _peer(request)[0]
+            uid = _peer(request).uid
             self._agent.audit.record(
                 Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=uid
             )
@@ -338,7 +346,7 @@ class _Api:
         except Exception:
             _LOG.exception("a request to %s failed", request.path)
             self._agent.audit.record(
-                Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=_peer(request)[0]
+                Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=_peer(request).uid
             )
             end = {"error": f"the agent failed at this request: see {self._agent.paths.log}"}
         with contextlib.suppress(ConnectionError):
@@ -346,13 +354,13 @@ class _Api:
             await socket_.close()
         return socket_
 
-    async def _login(self, _request: web.Request, socket_: web.WebSocketResponse, untrusted_first: str) -> _Message:
+    async def _login(self, request: web.Request, socket_: web.WebSocketResponse, untrusted_first: str) -> _Message:
         message = LoginMessage.model_validate_json(untrusted_first)
         in_force = self._agent.in_force
         if in_force is None:
             return {"error": "nothing is up: no declaration is in force"}
         user, community = await self._agent.logins.authenticate(
-            in_force.infrastructure, LoginRequest(message.user, message.password, message.community)
+            in_force.infrastructure, LoginRequest(_peer(request).uid, message.user, message.password, message.community)
         )
         async with self._agent.session(user, community, "login") as session:
             await socket_.send_json({"session": session.id, "community": community, "vm": session.vm})
@@ -370,7 +378,7 @@ class _Api:
             Severity.NOTICE,
             f"an administrator ran a command in {message.vm}: {' '.join(message.command)}",
             vm=message.vm,
-            uid=_peer(request)[0],
+            uid=_peer(request).uid,
         )
         channel = self._agent.guests.channel(message.vm)
         return {"exit": await relay(socket_, channel, _words(message.command).strip(), _terminal(message.terminal))}

@@ -92,24 +92,28 @@ def _fits(rule: LoginRule, user: str, where: Circumstances) -> bool:
 
 
 class FailureLimit:
-    """Refuses further attempts for a user after too many wrong passwords within a short time."""
+    """Refuses further attempts for a user after too many wrong passwords within a short time.
+
+    Attempts are counted by who makes them, the UID at the other end of the agent's socket: somebody who guesses locks
+    out himself, not the user.
+    """
 
     def __init__(self) -> None:
-        self._failures: dict[str, list[float]] = {}
+        self._failures: dict[tuple[int, str], list[float]] = {}
 
-    def blocked(self, user: str, now: float) -> bool:
-        """True while the user has used up the attempts."""
-        recent = [t for t in self._failures.get(user, []) if now - t < FAILURE_WINDOW_SECONDS]
+    def blocked(self, asker: int, user: str, now: float) -> bool:
+        """True while this asker has used up the attempts for the user."""
+        recent = [t for t in self._failures.get((asker, user), []) if now - t < FAILURE_WINDOW_SECONDS]
         if recent:
-            self._failures[user] = recent
+            self._failures[asker, user] = recent
         else:
-            self._failures.pop(user, None)
+            self._failures.pop((asker, user), None)
         return len(recent) >= FAILURES_ALLOWED
 
-    def failed(self, user: str, now: float) -> None:
-        """Count a wrong password. Only declared users are counted, so the table is bounded."""
-        self._failures.setdefault(user, []).append(now)
+    def failed(self, asker: int, user: str, now: float) -> None:
+        """Count a wrong password. Only declared users and members of the group are counted: the table is bounded."""
+        self._failures.setdefault((asker, user), []).append(now)
 
-    def passed(self, user: str) -> None:
+    def passed(self, asker: int, user: str) -> None:
         """Forget the failures of a user who came in."""
-        self._failures.pop(user, None)
+        self._failures.pop((asker, user), None)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import select
+import socket as sockets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,6 +23,7 @@ from vinci.node.channel import Channel
 
 CHUNK = 32 * 1024
 MAX_COLUMNS = MAX_ROWS = 10_000
+HANG_UP_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 """What a guest gets to end a process whose client went away: a hostile one must not keep the session open."""
 
@@ -45,7 +48,8 @@ class Terminal:
 async def relay(socket: web.WebSocketResponse, channel: Channel, command: str, terminal: Terminal | None) -> int:
     """Run `command` in the guest for the client at `socket`; its exit status (128+n when signal n ended it).
 
-    The process ends when the client goes away.
+    The process ends when the client goes away, and only then: a client that is stopped or whose output nobody reads,
+    and a process that does not read its input, wait for each other as at a pipe.
 
     Raises:
         ChannelError: the guest refused to start it.
@@ -59,14 +63,15 @@ async def relay(socket: web.WebSocketResponse, channel: Channel, command: str, t
         asyncio.ensure_future(_out(process.stderr, Stream.STDERR, socket)),
     ]
     inputs = asyncio.ensure_future(_in(socket, process))
+    gone = asyncio.ensure_future(_hung_up(socket.get_extra_info("socket")))
     finished = asyncio.ensure_future(_end(process, outputs))
     try:
-        await asyncio.wait({inputs, finished}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({inputs, gone, finished}, return_when=asyncio.FIRST_COMPLETED)
         if not finished.done():
             process.close()  # the client went away
             await asyncio.wait({finished}, timeout=CLOSE_SECONDS)
     finally:
-        for task in (inputs, finished, *outputs):
+        for task in (inputs, gone, finished, *outputs):
             task.cancel()
         process.close()
     return _status(process)
@@ -75,6 +80,14 @@ async def relay(socket: web.WebSocketResponse, channel: Channel, command: str, t
 async def _end(process: asyncssh.SSHClientProcess[bytes], outputs: Sequence[asyncio.Future[None]]) -> None:
     await asyncio.gather(*outputs)
     await process.wait_closed()
+
+
+async def _hung_up(connection: sockets.socket) -> None:
+    """Wait for the peer of a Unix socket to close it: while the guest takes no input nobody reads its stream's end."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP comes unasked
+    while not poll.poll(0):
+        await asyncio.sleep(HANG_UP_SECONDS)
 
 
 def _status(process: asyncssh.SSHClientProcess[bytes]) -> int:

@@ -39,8 +39,9 @@ HASHES_AT_ONCE = 2
 
 @dataclass(frozen=True, slots=True)
 class LoginRequest:
-    """What somebody who wants to log in said."""
+    """What somebody who wants to log in said; `asker` is the UID that said it, as the kernel tells."""
 
+    asker: int
     untrusted_user: str
     untrusted_password: str
     untrusted_community: str | None
@@ -81,18 +82,18 @@ class Logins:
         user = request.untrusted_user if request.untrusted_user in infrastructure.users else None
         stored = None
         if user is not None:
-            stored = self._store.password(user) or infrastructure.users[user].password_hash
+            stored = self._store.password(user, infrastructure.users[user].password_hash)
         async with self._hashing:
             # Asked only now: of many attempts at once none slips by before the others' failures are counted.
-            blocked = user is not None and self._limit.blocked(user, time.monotonic())
+            blocked = user is not None and self._limit.blocked(request.asker, user, time.monotonic())
             fits = await asyncio.to_thread(verify_password, None if blocked else stored, request.untrusted_password)
             if user is not None and not fits and not blocked:
-                self._limit.failed(user, time.monotonic())
+                self._limit.failed(request.asker, user, time.monotonic())
         if blocked:
             raise self._denied(request.untrusted_user, "too many wrong passwords, wait a minute")
         if not fits or user is None:
             raise self._denied(request.untrusted_user, "wrong password" if user else "no such user")
-        self._limit.passed(user)
+        self._limit.passed(request.asker, user)
         where = Circumstances(self._node, datetime.now().time())
         try:
             return user, choose_community(infrastructure, user, request.untrusted_community, where)

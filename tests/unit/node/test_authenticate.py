@@ -43,9 +43,9 @@ def test_a_broken_hash_fits_no_password() -> None:
 def test_no_more_than_the_allowed_failures_within_any_window(attempts: list[float]) -> None:
     limit, admitted = FailureLimit(), []
     for now in attempts:
-        if not limit.blocked("sally", now):
+        if not limit.blocked(0, "sally", now):
             admitted.append(now)
-            limit.failed("sally", now)
+            limit.failed(0, "sally", now)
     for now in admitted:
         within = [t for t in admitted if now <= t < now + FAILURE_WINDOW_SECONDS]
         assert len(within) <= FAILURES_ALLOWED
