@@ -57,6 +57,7 @@ install-dev: packages
 
 images: packages
 	$(PYTHON) -m vinci.images
+	$(PYTHON) -m vinci.introspect
 
 clean-state:
 	if [ -x $(VINCI) ]; then $(VINCI) down; fi

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A VM's kernel as seen from outside: virtual addresses, symbols and structs over its physical memory.
+
+All that is read is the guest's and may change under the reader: read a struct once, decide on the copy.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from vinci.introspect.btf import Layout
+from vinci.introspect.memory import PAGE_SIZE, Bytes, GuestMemory, Unreadable
+from vinci.introspect.paging import AddressSpace, translate
+from vinci.introspect.profile import Profile
+from vinci.introspect.registers import Processor
+from vinci.introspect.symbols import KERNEL_BASE
+
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+
+
+class OverBudget(Exception):
+    """A look wanted more of a guest than any honest guest asks for: too many reads, bytes or seconds."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """What one check may spend: `reads`, `bytes` copied, `seconds` of time. Each guest read counts against it."""
+
+    reads: int = 2_000_000
+    bytes: int = 256 << 20
+    seconds: float = 5.0
+    _until: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._until = time.monotonic() + self.seconds
+
+    def spend(self, size: int) -> None:
+        """Count one read of `size` bytes. Raises OverBudget."""
+        self.reads -= 1
+        self.bytes -= size
+        if self.reads < 0 or self.bytes < 0:
+            raise OverBudget("the guest's memory asks for more reading than an honest guest's")
+        if not self.reads & 0xFF and time.monotonic() > self._until:
+            raise OverBudget("the guest's memory takes longer to read than an honest guest's")
+
+
+@dataclass(slots=True)
+class Guest:
+    """An attached VM.
+
+    `slide` is what KASLR added to every link address; `physical_base` is where `_text`'s link address lies in physical
+    memory. `space` is `init_top_pgt`, so kernel addresses are translated as the kernel set them up, whichever process
+    runs. `processors` are those of the look: replace them at the next.
+    """
+
+    memory: GuestMemory
+    profile: Profile
+    processors: tuple[Processor, ...]
+    slide: int
+    physical_base: int
+    space: AddressSpace
+    budget: Budget = field(default_factory=Budget)
+    _tlb: dict[int, int] = field(default_factory=dict)
+
+    def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:
+        """Begin another look: forget all translations; a new budget, and the processors' registers if given."""
+        self._tlb.clear()
+        self.budget = budget or Budget()
+        if processors is not None:
+            self.processors = processors
+
+    @property
+    def layout(self) -> Layout:
+        """The kernel's types."""
+        return self.profile.layout
+
+    def physical(self, address: int) -> int:
+        """The physical address of a kernel virtual one. Raises Unreadable."""
+        page = address & -PAGE_SIZE
+        known = self._tlb.get(page)
+        if known is None:
+            self.budget.spend(8 * self.space.levels)
+            known = self._tlb[page] = translate(self.memory, self.space, page).physical
+        return known | (address & (PAGE_SIZE - 1))
+
+    def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
+        """Physical address and size of each part of a range that lies within one page. Raises Unreadable."""
+        while size > 0:
+            part = min(size, PAGE_SIZE - address % PAGE_SIZE)
+            yield self.physical(address), part
+            address, size = address + part & _MASK, size - part
+
+    def read(self, address: int, size: int) -> bytes:
+        """Copy `size` bytes from a kernel virtual address. Raises Unreadable, OverBudget."""
+        self.budget.spend(size)
+        if size < 0:
+            raise Unreadable(f"{size} bytes at {address:#x}")
+        if (address & (PAGE_SIZE - 1)) + size <= PAGE_SIZE:
+            return self.memory.read(self.physical(address), size)
+        return b"".join(self.memory.read(at, part) for at, part in self.pieces(address, size))
+
+    def u64(self, address: int) -> int:
+        """The 64-bit word at an address; also for a pointer. Raises Unreadable, OverBudget."""
+        return int.from_bytes(self.read(address, 8), "little")
+
+    def u32(self, address: int) -> int:
+        """The 32-bit word at an address. Raises Unreadable, OverBudget."""
+        return int.from_bytes(self.read(address, 4), "little")
+
+    def cstring(self, address: int, limit: int = 256) -> str:
+        """The text at an address up to its zero byte or to `limit` bytes, made printable. Raises Unreadable."""
+        found = b""
+        while len(found) < limit and b"\0" not in found:
+            at = address + len(found)
+            found += self.read(at, min(limit - len(found), PAGE_SIZE - at % PAGE_SIZE))
+        return printable(found.partition(b"\0")[0])
+
+    def symbol(self, name: str) -> int:
+        """The virtual address of a kernel symbol in this guest; per-CPU ones stay offsets. Raises KeyError."""
+        return self.slid(self.profile.symbols[name])
+
+    def slid(self, link_address: int) -> int:
+        """A link address as it is in this guest."""
+        return link_address + self.slide & _MASK if link_address >= KERNEL_BASE else link_address
+
+    def describe(self, address: int) -> str:
+        """`function+0x1c` for an address inside the kernel's image, else the number."""
+        link = address - self.slide
+        symbols = self.profile.symbols
+        return symbols.describe(link) if KERNEL_BASE <= link < self.profile.end else f"{address:#x}"
+
+    def image(self, link_address: int, size: int) -> Bytes:
+        """A part of the kernel's image in place, through its physical base. Raises Unreadable."""
+        return self.memory.view(link_address - self.profile.start + self.physical_base, size)
+
+    def per_cpu(self, name: str, cpu: int) -> int:
+        """The address of a per-CPU variable of one processor. Raises KeyError, Unreadable."""
+        return self.profile.symbols[name] + self.u64(self.symbol("__per_cpu_offset") + 8 * cpu) & _MASK
+
+
+def printable(untrusted: bytes) -> str:
+    """Text from a guest's memory as ASCII without control characters, others as `\\x..`."""
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in untrusted)
+
+
+class StructReader:
+    """Reads one kind of struct at once and picks fields by offsets taken once.
+
+    `StructReader(layout, "module", "name", "state", "core_layout.base")`; only the span of these fields is read.
+    Unsigned integers for members of 1, 2, 4 or 8 bytes (bit fields too), bytes for the rest.
+    """
+
+    def __init__(self, layout: Layout, name: str, *paths: str) -> None:
+        self.size = layout.size(name)
+        fields = [layout.field(name, path) for path in paths]
+        self._start = min(at.offset for at in fields)
+        self._span = max(at.offset + at.size for at in fields) - self._start
+        self._picks = [(at.offset - self._start, at.size, at.bit, at.bit_size) for at in fields]
+        plain = all(at.size in _CODES and not at.bit_size for at in fields)
+        self._plain = (
+            [(struct.Struct("<" + _CODES[at.size]), at.offset - self._start) for at in fields] if plain else []
+        )
+
+    def read(self, guest: Guest, address: int) -> tuple[int | bytes, ...]:
+        """The fields' values, in the order in which they were named. Raises Unreadable, OverBudget."""
+        raw = guest.read(address + self._start & _MASK, self._span)
+        return tuple(_pick(raw, *where) for where in self._picks)
+
+    def words(self, guest: Guest, address: int) -> tuple[int, ...]:
+        """As `read`, when all fields are integers. Raises Unreadable, OverBudget; TypeError when one is none."""
+        if not self._plain:
+            raise TypeError("not all of the fields are integers")
+        raw = guest.read(address + self._start & _MASK, self._span)
+        return tuple(code.unpack_from(raw, at)[0] for code, at in self._plain)
+
+
+_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
+
+
+def _pick(raw: bytes, offset: int, size: int, bit: int, bit_size: int) -> int | bytes:
+    part = raw[offset : offset + size]
+    if bit_size:
+        return int.from_bytes(raw[offset : offset + size + 1], "little") >> bit & ((1 << bit_size) - 1)
+    return int.from_bytes(part, "little") if size in _CODES else part
