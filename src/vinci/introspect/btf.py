@@ -21,7 +21,7 @@ _TYPE = struct.Struct("<III")
 _WORDS_AFTER = {1: 1, 3: 3, 14: 1, 17: 1}
 """Kinds with a fixed tail, in 32-bit words: INT, ARRAY, VAR, DECL_TAG."""
 _WORDS_EACH = {4: 3, 5: 3, 6: 2, 13: 2, 15: 3, 19: 3}
-"""Kinds with a tail for each of their `vlen` members, in 32-bit words: STRUCT, UNION, ENUM, FUNC_PROTO, DATASEC, ENUM64."""
+"""Kinds with a tail for each of their `vlen` members, in words: STRUCT, UNION, ENUM, FUNC_PROTO, DATASEC, ENUM64."""
 _POINTER_SIZE = 8
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vinci.introspect.btf import Layout
-from vinci.introspect.memory import PAGE_SIZE, Bytes, GuestMemory, Unreadable
+from vinci.introspect.memory import PAGE_SIZE, Bytes, GuestMemory, Implausible, Unreadable
 from vinci.introspect.paging import AddressSpace, translate
 from vinci.introspect.profile import Profile
 from vinci.introspect.registers import Processor
@@ -21,7 +21,7 @@ from vinci.introspect.symbols import KERNEL_BASE
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 
 
-class OverBudget(Exception):
+class OverBudget(Implausible):
     """A look wanted more of a guest than any honest guest asks for: too many reads, bytes or seconds."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vinci.introspect.memory import GuestMemory, Unreadable, Words
+from vinci.introspect.memory import GuestMemory, Implausible, Unreadable, Words
 
 PRESENT = 1 << 0
 WRITABLE = 1 << 1
@@ -24,7 +24,7 @@ _BATCH = 512
 """Tables copied at once: 2 MiB."""
 
 
-class TooManyMappings(Exception):
+class TooManyMappings(Implausible):
     """More page tables or mappings than any honest guest has."""
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A VM's processors, from the text of QEMU's `info registers -a`: the one place where the search for its kernel begins."""
+"""A VM's processors, from the text of QEMU's `info registers -a`: where the search for its kernel begins."""
 
 from __future__ import annotations
 

@@ -41,7 +41,6 @@ flags = st.builds(
     *(st.sampled_from((0, bit)) for bit in (WRITABLE, USER, LARGE, NO_EXECUTE)),
 )
 frames = st.sampled_from([page * 4096 for page in range(12)] + [HOLE + page * 4096 for page in range(4)] + [HOLE * 2])
-# a table of level n lies in a page of its own range, so a random tree has no loop
 tables = st.dictionaries(
     st.tuples(st.integers(0, 15), st.sampled_from((0, 1, 255, 256, 511))),
     st.builds(int.__or__, frames, flags),

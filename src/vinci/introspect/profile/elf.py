@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The few parts of ELF (System V gABI, 64-bit little-endian) that the kernel and its modules need. Trusted files only."""
+"""The few parts of ELF (System V gABI, 64-bit little-endian) that the kernel and modules need. Trusted files only."""
 
 from __future__ import annotations
 

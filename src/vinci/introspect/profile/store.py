@@ -19,7 +19,7 @@ from vinci.introspect.profile.kernel import Addresses, kernel_symbols, relocatio
 from vinci.introspect.symbols import Symbols
 
 FORMAT = 1
-"""Raised when profiles made by older code must not be used any more for a reason that their code's hash does not show."""
+"""Raised when older profiles must not be used any more for a reason that their code's hash does not show."""
 Progress = Callable[[str], None]
 
 
