@@ -31,7 +31,7 @@ def attach(memory: GuestMemory, registers: str, profile: Profile) -> Guest:
     Args:
         registers: the text of `info registers -a`.
 
-    Raises KernelNotFoundError when no processor leads to the trusted kernel, ValueError when `registers` makes no sense.
+    Raises KernelNotFoundError when no processor leads to the trusted kernel, ValueError for senseless `registers`.
     """
     processors = parse_registers(registers)
     problem = "no processor runs a 64-bit kernel"
