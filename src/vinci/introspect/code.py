@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Certified code: where a function pointer of the kernel may point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from vinci.introspect.guest import Guest
+from vinci.introspect.memory import Words
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpan:
+    """A certified module as it is loaded: its name, and the virtual addresses of its text and of its data.
+
+    `functions` are the addresses at which its functions begin, ascending; without any, all its text counts.
+    """
+
+    name: str
+    text: tuple[int, int]
+    data: tuple[int, int]
+    functions: tuple[int, ...] = ()
+
+
+class Code:
+    """The text of the kernel and of its certified modules, in one guest."""
+
+    def __init__(self, guest: Guest, modules: Iterable[ModuleSpan] = ()) -> None:
+        self.guest = guest
+        self.modules = tuple(modules)
+        self.text = (guest.symbol("_stext"), guest.symbol("_etext"))
+        self.read_only = (guest.symbol("__start_rodata"), guest.symbol("__end_rodata"))
+        self.data = (guest.symbol("_sdata"), guest.symbol("_edata"))
+
+    @cached_property
+    def _functions(self) -> Words:
+        symbols = self.guest.profile.symbols
+        first, last = symbols["_stext"], symbols["_etext"]
+        inside = symbols.addresses[(symbols.addresses >= np.uint64(first)) & (symbols.addresses < np.uint64(last))]
+        starts = np.unique(inside + np.uint64(self.guest.slide))
+        known = [np.array(module.functions, np.uint64) for module in self.modules if module.functions]
+        return np.unique(np.concatenate([starts, *known]))
+
+    @cached_property
+    def _whole(self) -> tuple[tuple[int, int], ...]:
+        return tuple(module.text for module in self.modules if not module.functions)
+
+    def are_functions(self, addresses: Words) -> npt.NDArray[np.bool_]:
+        """Whether each address is one at which a certified function begins."""
+        at = np.searchsorted(self._functions, addresses)
+        found: npt.NDArray[np.bool_] = self._functions[np.minimum(at, len(self._functions) - 1)] == addresses
+        for start, end in self._whole:
+            found |= (addresses >= np.uint64(start)) & (addresses < np.uint64(end))
+        return found
+
+    def is_function(self, address: int) -> bool:
+        """Whether a certified function begins at the address."""
+        return bool(self.are_functions(np.array([address], np.uint64))[0])
+
+    def are_data(self, addresses: Words) -> npt.NDArray[np.bool_]:
+        """Whether each address lies in the data of the kernel's image or of a certified module."""
+        found = np.zeros(len(addresses), np.bool_)
+        spans = [self.read_only, self.data, *(module.data for module in self.modules)]
+        for start, end in spans:
+            found |= (addresses >= np.uint64(start)) & (addresses < np.uint64(end))
+        return found
+
+    def is_data(self, address: int) -> bool:
+        """Whether the address lies in the data of the kernel's image or of a certified module."""
+        return bool(self.are_data(np.array([address], np.uint64))[0])
+
+    def describe(self, address: int) -> str:
+        """The address by symbol, or by module and offset, or as a number."""
+        for module in self.modules:
+            for start, end in (module.text, module.data):
+                if start <= address < end:
+                    return f"{module.name}+{address - start:#x}"
+        return self.guest.describe(address)

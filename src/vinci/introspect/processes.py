@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which processes run: the guest's lists against its table of pids and its memory, programs against the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vinci.introspect.certified import CertifiedFiles
+from vinci.introspect.code import Code
+from vinci.introspect.files import NETWORK_FILE_SYSTEMS, FileNames, GuestFile
+from vinci.introspect.findings import Check, CheckResult, Severity
+from vinci.introspect.guest import Guest
+from vinci.introspect.linear import LinearMap
+from vinci.introspect.memory import Implausible
+from vinci.introspect.sampling import Sample, check_by_samples
+from vinci.introspect.slabs import Slabs
+from vinci.introspect.tasks import (
+    Task,
+    TaskReader,
+    idle,
+    in_pid_table,
+    in_slabs,
+    listed,
+    looks_dead,
+    looks_unborn,
+    thread_function,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Views:
+    listed: set[int]
+    by_pid: set[int]
+    in_memory: set[int]
+    idle: set[int]
+
+    @property
+    def all(self) -> set[int]:
+        return self.listed | self.by_pid | self.in_memory
+
+
+def check_processes(
+    guest: Guest, code: Code, certified: CertifiedFiles, programs: frozenset[str] | None = None
+) -> CheckResult:
+    """Find hidden processes, kernel threads outside certified code, and programs that are not the image's.
+
+    Args:
+        code: where kernel threads may begin.
+        certified: the image's files.
+        programs: the paths of programs that may run; None for every program of the image.
+    """
+    return check_by_samples(Check.PROCESSES, guest, lambda: _sample(guest, code, certified, programs))
+
+
+def _sample(guest: Guest, code: Code, certified: CertifiedFiles, programs: frozenset[str] | None) -> Sample:
+    sample = Sample()
+    linear = LinearMap.of(guest)
+    for page in linear.bent[:1].tolist():
+        what = f"{len(linear.bent)} pages of the kernel's direct map lead to other memory than their own"
+        sample.add("direct map", Check.PROCESSES, what, f"{page:#x}")
+    views = _Views(listed(guest), in_pid_table(guest), set(in_slabs(linear, Slabs(linear)).tolist()), idle(guest))
+    reader = TaskReader(guest)
+    _compare(sample, guest, views, reader)
+    names = FileNames(guest)
+    for address in views.all - views.idle:
+        try:
+            task = reader.read(address)
+            if task.mm:
+                _check_program(sample, task, _program(guest, names, task), certified, programs)
+            elif task.is_kernel_thread and address in views.listed:
+                _check_kernel_thread(sample, guest, code, task)
+        except Implausible as error:
+            # one that just ends; if it lasts, it is kept that way
+            sample.add(("unreadable", address), Check.PROCESSES, f"a process cannot be read: {error}", f"{address:#x}")
+    sample.examined = len(views.all)
+    return sample
+
+
+def _compare(sample: Sample, guest: Guest, views: _Views, reader: TaskReader) -> None:
+    living = {reader.read(address).canary for address in views.listed}
+    for address in (views.all - views.idle) - (views.listed & views.by_pid & views.in_memory):
+        missing = _missing(guest, address, views)
+        if not missing:
+            continue
+        try:
+            task = reader.read(address)
+        except Implausible as error:
+            sample.add(
+                ("torn", address), Check.PROCESSES, f"the list of processes leads astray: {error}", f"{address:#x}"
+            )
+            continue
+        unlisted = address not in views.listed and address not in views.by_pid
+        if unlisted and (looks_dead(task) or looks_unborn(task, living)):
+            continue
+        what = f"a process that is missing from {' and from '.join(missing)}: it is hidden"
+        sample.add(("hidden", *task.key), Check.PROCESSES, what, _where(guest, task))
+
+
+def _missing(guest: Guest, address: int, views: _Views) -> list[str]:
+    found = []
+    if address not in views.listed:
+        found.append("the list of processes")
+    if address not in views.by_pid and address != guest.symbol("init_task"):
+        found.append("the table of pids")
+    if address not in views.in_memory and address != guest.symbol("init_task"):
+        found.append("the memory that processes' records are made in")
+    return found
+
+
+def _where(guest: Guest, task: Task) -> str:
+    try:
+        file = _program(guest, FileNames(guest), task) if task.mm else None
+    except Implausible:
+        file = None
+    return f"{task.where} {file.path}" if file else task.where
+
+
+def _program(guest: Guest, names: FileNames, task: Task) -> GuestFile | None:
+    """The program that a process runs; None when it has given its memory back."""
+    executable = guest.u64(task.mm + guest.layout.offset("mm_struct", "exe_file"))
+    return names.open_file(executable)[0] if executable else None
+
+
+def _check_program(
+    sample: Sample, task: Task, file: GuestFile | None, certified: CertifiedFiles, programs: frozenset[str] | None
+) -> None:
+    if file is None:
+        return
+    where = f"{task.where} {file.path}"
+    if file.file_system in NETWORK_FILE_SYSTEMS:
+        sample.add(("share", *task.key), Check.PROCESSES, "a program from a share", where, Severity.NOTE)
+    elif file.path not in certified.programs:
+        sample.add(("foreign", *task.key), Check.PROCESSES, "a program that is not the image's", where)
+    elif programs is not None and file.path not in programs:
+        sample.add(("undeclared", *task.key), Check.PROCESSES, "a program that this kind of VM does not run", where)
+
+
+def _check_kernel_thread(sample: Sample, guest: Guest, code: Code, task: Task) -> None:
+    function = thread_function(guest, task)
+    if function and not code.is_function(function):
+        what = f"a kernel thread that runs {guest.describe(function)}, which is no certified function"
+        sample.add(("thread", *task.key), Check.PROCESSES, what, task.where)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All objects of the kernel's slab caches, found by the page frames that they lie in instead of by any list.
+
+Source: linux/mm/slab.h, struct slab over struct page. A frame's record says which cache it belongs to; objects that
+have been freed are among those found. A guest that forges these records can hide from them (it cannot from the page
+tables).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.linear import LinearMap
+from vinci.introspect.lists import Broken
+from vinci.introspect.memory import PAGE_SIZE, Words
+
+_MAX_OBJECTS = 1 << 20
+
+
+class Slabs:
+    """Which page frames belong to which cache: one pass over the records of all frames."""
+
+    def __init__(self, linear: LinearMap) -> None:
+        layout = linear.guest.layout
+        self.linear = linear
+        flag = np.uint64(1 << layout.enumerator("pageflags", "PG_slab"))
+        flags, cache, counters = (
+            layout.offset("slab", name) // 8 for name in ("__page_flags", "slab_cache", "counters")
+        )
+        parts = [(first, rows, np.flatnonzero(rows[:, flags] & flag)) for first, rows in linear.records]
+        self._first = np.concatenate([first + slabs for first, _, slabs in parts])
+        self._cache = np.concatenate([rows[slabs, cache] for _, rows, slabs in parts])
+        counts = np.concatenate([rows[slabs, counters] for _, rows, slabs in parts])
+        self._objects = ((counts >> np.uint64(16)) & np.uint64(0x7FFF)).astype(np.int64)
+
+    def objects(self, cache: str) -> Words:
+        """The addresses in the direct map of all objects of a cache, free ones too.
+
+        Args:
+            cache: the symbol of the pointer to the cache, as `task_struct_cachep`.
+
+        Raises KeyError, Unreadable, Broken.
+        """
+        guest = self.linear.guest
+        address = guest.u64(guest.symbol(cache))
+        stride = _stride(guest, address)
+        mine = self._cache == np.uint64(address)
+        counts = self._objects[mine]
+        total = int(counts.sum())
+        if not 8 <= stride <= 1 << 22 or stride % 8 or total > _MAX_OBJECTS:
+            raise Broken(f"the slab cache {cache} is said to hold {total} objects of {stride} bytes")
+        starts = self._first[mine].astype(np.uint64) * np.uint64(PAGE_SIZE) + np.uint64(self.linear.base)
+        number = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        found: Words = np.repeat(starts, counts) + number.astype(np.uint64) * np.uint64(stride)
+        return found
+
+
+def _stride(guest: Guest, cache: int) -> int:
+    """The bytes from one object to the next."""
+    return StructReader(guest.layout, "kmem_cache", "size").words(guest, cache)[0]
