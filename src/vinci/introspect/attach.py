@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from vinci.introspect.guest import Guest
 from vinci.introspect.memory import GuestMemory, Unreadable
 from vinci.introspect.paging import AddressSpace, translate
@@ -79,3 +81,20 @@ def _divide_error_handler(memory: GuestMemory, processor: Processor) -> int:
     space = AddressSpace.of(processor.cr3, processor.levels)
     gate = memory.read(translate(memory, space, processor.idt).physical, 16)
     return int.from_bytes(gate[0:2] + gate[6:8] + gate[8:12], "little")
+
+
+def anchors(memory: GuestMemory, profile: Profile) -> list[int]:
+    """Every physical address at which the trusted text lies, by scanning RAM: an answer that needs no register.
+
+    Compared are bytes that neither relocation nor the kernel's patching of itself changes.
+    """
+    wanted, fixed = profile.anchor
+    sample = np.flatnonzero(fixed)[:64]  # most places are told by these
+    found = []
+    for region in memory.regions:
+        first = -(-region.physical // ALIGNMENT) * ALIGNMENT
+        for physical in range(first, region.physical + region.size - len(wanted) + 1, ALIGNMENT):
+            seen = memory.view(physical, len(wanted))
+            if np.array_equal(seen[sample], wanted[sample]) and np.array_equal(seen[fixed], wanted[fixed]):
+                found.append(physical)
+    return found

@@ -63,6 +63,8 @@ class Guest:
     physical_base: int
     space: AddressSpace
     budget: Budget = field(default_factory=Budget)
+    verified: dict[str, bytes] = field(default_factory=dict)
+    """Digests of what was once explained byte by byte; while they stay the same it need not be explained again."""
     _tlb: dict[int, int] = field(default_factory=dict)
 
     def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
+PT_LOAD = 1
 SHT_SYMTAB = 2
 SHT_RELA = 4
 SHT_NOBITS = 8
@@ -56,6 +59,7 @@ class Elf:
         if bytes(self.data[:6]) != b"\x7fELF\x02\x01":
             raise ValueError("not a 64-bit little-endian ELF file")
         header = _HEADER.unpack_from(self.data)
+        self._program_headers = header[5], header[9], header[10]
         self.section_end = header[6] + header[11] * header[12]
         raw = [_SECTION.unpack_from(self.data, header[6] + n * header[11]) for n in range(header[12])]
         names = raw[header[13]]
@@ -85,6 +89,17 @@ class Elf:
             if section.flags & SHF_ALLOC and section.type != SHT_NOBITS and 0 <= into <= section.size - size:
                 return self.data[section.offset + into : section.offset + into + size]
         raise KeyError(f"no section holds {size} bytes at {address:#x}")
+
+    def image(self, start: int, end: int) -> memoryview:
+        """The bytes between two link addresses of one loaded segment, gaps between its sections included."""
+        for kind, _, offset, address, _, size, _, _ in self._segments():
+            if kind == PT_LOAD and address <= start <= end <= address + size:
+                return self.data[offset + start - address : offset + end - address]
+        raise KeyError(f"no segment holds {start:#x} to {end:#x}")
+
+    def _segments(self) -> Iterator[tuple[int, ...]]:
+        at, size, count = self._program_headers
+        return _SEGMENT.iter_unpack(self.data[at : at + size * count])
 
     def u64(self, address: int) -> int:
         """The word at a link address. Raises KeyError."""

@@ -7,17 +7,24 @@ import json
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from vinci.images import inputs
 from vinci.images.build import Images, locked, made_once
 from vinci.introspect.btf import Btf, Layout
+from vinci.introspect.memory import Bytes
 from vinci.introspect.profile.elf import Elf
 from vinci.introspect.profile.kernel import Addresses, kernel_symbols, relocations, unpack_bzimage
+from vinci.introspect.profile.patching import allowed_in_text
+from vinci.introspect.sites import Allowed, alternatives
 from vinci.introspect.symbols import Symbols
 
+X86_FEATURE_SMAP = 9 * 32 + 20
+ANCHOR_SIZE = 1 << 16
 FORMAT = 1
 """Raised when older profiles must not be used any more for a reason that their code's hash does not show."""
 Progress = Callable[[str], None]
@@ -35,6 +42,54 @@ class Profile:
     relocations64: Addresses
     relocations_inverse32: Addresses
     relocations32: Addresses
+    allowed: tuple[Allowed, ...]
+    """What the kernel may have made of its text; offsets from `start`."""
+
+    def relocated(self, start: int, end: int, slide: int) -> Bytes:
+        """The trusted bytes between two link addresses, as the boot code relocates them for a slide; a copy."""
+        image = np.frombuffer(self.elf.image(start, end), np.uint8).copy()
+        for addresses, width, sign in (
+            (self.relocations64, 8, 1),
+            (self.relocations_inverse32, 4, -1),
+            (self.relocations32, 4, 1),
+        ):
+            first, last = np.searchsorted(addresses, np.array([start, end - width + 1], np.uint64))
+            spots = (addresses[first:last] - np.uint64(start)).astype(np.int64)[:, None] + np.arange(width)
+            values = image[spots].view(f"<i{width}") + np.array(sign * slide, np.int64)
+            image[spots] = values.astype(f"<i{width}").view(np.uint8)
+        return image
+
+    @cached_property
+    def anchor(self) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+        """The first bytes of the text, and which of them neither relocation nor the kernel itself changes."""
+        fixed = self.relocated(self.start, self.start + ANCHOR_SIZE, 0) == (
+            self.relocated(self.start, self.start + ANCHOR_SIZE, 0x7F7F_7F7F)
+        )
+        for rows in self.allowed:
+            spots = rows.at[:, None] + np.arange(rows.content.shape[1])
+            fixed[spots[spots < ANCHOR_SIZE]] = False
+        return self.relocated(self.start, self.start + ANCHOR_SIZE, 0), fixed
+
+    @cached_property
+    def access_prevention(self) -> int:
+        """A place in the text where a kernel whose processor has SMAP puts `clac` or `stac` in place of nops."""
+        section = self.elf.by_name[".altinstructions"]
+        for site in alternatives(section.address, bytes(self.elf.content(section.name))):
+            if site[2] == X86_FEATURE_SMAP and self.start <= site[0] < self.symbols["_etext"]:
+                return site[0]
+        raise ValueError("the kernel was built without CONFIG_X86_SMAP")
+
+    @cached_property
+    def entries(self) -> Addresses:
+        """Where the kernel is entered by an exception or interrupt that has a function of its own."""
+        pairs = zip(self.symbols.names, self.symbols.addresses.tolist(), strict=True)
+        return np.array([address for name, address in pairs if name.startswith("asm_")], np.uint64)
+
+    @property
+    def read_only_end(self) -> int:
+        """Where the read-only data that the image holds ends; zero bytes fill its last page."""
+        end = self.symbols["__end_rodata"]
+        return max(s.address + s.size for s in self.elf.sections if s.address + s.size <= end)
 
     @property
     def start(self) -> int:
@@ -75,6 +130,12 @@ def _make(images: Images, out: Path, progress: Progress) -> None:
     addresses, names = kernel_symbols(vmlinux)
     np.save(out / "symbols.npy", addresses)
     (out / "symbols.txt").write_bytes(names)
+    progress("profile: patch sites")
+    elf = Elf(vmlinux)
+    layout = Layout(Btf(bytes(elf.content(".BTF"))))
+    for rows in allowed_in_text(elf, Symbols(addresses, names), layout):
+        np.save(out / f"allowed-{rows.content.shape[1]}-at.npy", rows.at.astype(np.uint32))
+        np.save(out / f"allowed-{rows.content.shape[1]}.npy", rows.content)
     (out / "about.json").write_text(json.dumps({"kernel_release": images.kernel_release, "images": images.digest}))
 
 
@@ -92,6 +153,10 @@ def load_profile(directory: Path) -> Profile:
         relocations64=_array(directory / "relocations64.npy"),
         relocations_inverse32=_array(directory / "relocationsinverse32.npy"),
         relocations32=_array(directory / "relocations32.npy"),
+        allowed=tuple(
+            Allowed(np.load(at).astype(np.int64), np.load(at.with_name(at.name.replace("-at", ""))))
+            for at in sorted(directory.glob("allowed-*-at.npy"))
+        ),
     )
 
 

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's text and read-only data, every byte explained: the trusted image's, or one that the kernel itself made.
+
+Explaining takes a few tenths of a second. What was explained once is remembered by its digest; while that stays the
+same, a look costs only the hashing. Nothing of a guest's memory is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from blake3 import blake3
+
+from vinci.introspect.findings import Check, CheckResult
+from vinci.introspect.guest import Guest
+from vinci.introspect.memory import Bytes
+from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
+from vinci.introspect.sites import Allowed, Offsets, unexplained
+
+_OPTIONS = b"!cmt,!mbmtotal,!mbmlocal,!l3cat"
+"""Of the resctrl driver (arch/x86/kernel/cpu/resctrl/core.c), which cuts it in place at its commas on Skylake."""
+_CONTEXT = 8
+"""Differing bytes closer than that are one finding."""
+
+
+def check_text(guest: Guest) -> CheckResult:
+    """Every byte from `_text` to `_etext`: relocated image, or a patch site with an allowed content."""
+    profile = guest.profile
+    start, end = profile.start, profile.symbols["_etext"]
+
+    def explain(seen: Bytes) -> Offsets:
+        return unexplained(seen, profile.relocated(start, end, guest.slide), profile.allowed)
+
+    return check_by_samples(Check.TEXT, guest, lambda: _sample(guest, Check.TEXT, start, end, explain))
+
+
+def check_rodata(guest: Guest) -> CheckResult:
+    """Every byte of the read-only data; of what is made read-only only after boot, the tables of patch sites.
+
+    The rest of that part is taken as it is at the first look, and has to stay so: no kernel changes it afterwards.
+    """
+    profile, symbols = guest.profile, guest.profile.symbols
+    start, end = symbols["__start_rodata"], profile.read_only_end
+    late = slice(symbols["__start_ro_after_init"] - start, symbols["__end_ro_after_init"] - start)
+
+    def explain(seen: Bytes) -> Offsets:
+        expected = profile.relocated(start, end, guest.slide)
+        changed = _changed_late(guest, start, seen, expected)
+        expected[late] = seen[late]
+        return np.append(unexplained(seen, expected, (_options(expected),)), changed)
+
+    return check_by_samples(Check.RODATA, guest, lambda: _sample(guest, Check.RODATA, start, end, explain))
+
+
+_TABLES = (
+    ("__start___jump_table", "__stop___jump_table", np.dtype([("code", "<i4"), ("target", "<i4"), ("key", "<i8")])),
+    ("__start_static_call_sites", "__stop_static_call_sites", np.dtype([("code", "<i4"), ("key", "<i4")])),
+)
+"""Sorted by the kernel at boot; each member is relative to its own place, bit 1 of the key is set for init code."""
+
+
+def _changed_late(guest: Guest, base: int, seen: Bytes, expected: Bytes) -> Offsets:
+    """Where the part that is read-only after boot is not what it was, or a table in it is not the image's."""
+    symbols = guest.profile.symbols
+    changed = []
+    for first, last, record in _TABLES:
+        part = slice(symbols[first] - base, symbols[last] - base)
+        if not np.array_equal(_absolute(seen[part], record), _absolute(expected[part], record)):
+            changed.append(part.start)
+    late = slice(symbols["__start_ro_after_init"] - base, symbols["__end_ro_after_init"] - base)
+    digest = blake3(seen[late].data).digest()
+    if guest.verified.setdefault("ro_after_init", digest) != digest:
+        changed.append(late.start)
+    return np.array(changed, np.int64)
+
+
+def _absolute(table: Bytes, record: np.dtype[np.void]) -> Offsets:
+    """The table's records, sorted, their members counted from the table's start."""
+    rows = np.ascontiguousarray(table).view(record)
+    at = np.arange(len(rows)) * record.itemsize
+    names = record.names or ()
+    columns = [rows[name].astype(np.int64) + at + record.fields[name][1] for name in names]  # type: ignore[index]
+    columns[-1] &= ~2
+    return np.array(columns)[:, np.lexsort(columns)]
+
+
+def _sample(guest: Guest, check: Check, start: int, end: int, explain: Callable[[Bytes], Offsets]) -> Sample:
+    sample = Sample(examined=end - start)
+    view = guest.image(start, end - start)
+    if blake3(view.data).digest() == guest.verified.get(check):
+        return sample
+    seen = view.copy()  # explained is a copy that the guest cannot change any more
+    offsets = explain(seen)
+    if not len(offsets):
+        guest.verified[check] = blake3(seen.data).digest()
+    for first in _clusters(offsets)[: MAX_FINDINGS + 1]:
+        where = guest.profile.symbols.describe(start + first)
+        sample.add(
+            first, check, f"bytes that nothing explains: {seen[first : first + _CONTEXT].tobytes().hex()}", where
+        )
+    return sample
+
+
+def _clusters(offsets: Offsets) -> list[int]:
+    """The first offset of each group of near ones."""
+    if not len(offsets):
+        return []
+    ordered = np.sort(offsets)
+    return [int(first) for first in ordered[np.append(True, np.diff(ordered) > _CONTEXT)]]
+
+
+def _options(expected: Bytes) -> Allowed:
+    at = expected.tobytes().find(_OPTIONS)
+    commas = [at + n for n, letter in enumerate(_OPTIONS) if letter == ord(",")] if at >= 0 else []
+    return Allowed(np.array(commas, np.int64), np.zeros((len(commas), 1), np.uint8))
