@@ -42,7 +42,7 @@ class Profile:
     relocations64: Addresses
     relocations_inverse32: Addresses
     relocations32: Addresses
-    allowed: tuple[Allowed, ...]
+    allowed: tuple[Allowed, ...] = ()
     """What the kernel may have made of its text; offsets from `start`."""
 
     def relocated(self, start: int, end: int, slide: int) -> Bytes:
