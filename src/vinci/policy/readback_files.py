@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from vinci.model.infrastructure import Operation
@@ -56,6 +57,8 @@ class Rights:
 
 _Permission = tuple[str, str]
 """Class and permission."""
+_Expression = tuple[str | frozenset[str], ...]
+"""A constraint in reverse Polish order: words, operators, sets of names."""
 
 _ABLE: Mapping[Operation, frozenset[_Permission]] = {
     Operation.READ: frozenset({("dir", "search"), ("dir", "read"), ("file", "open"), ("file", "read")}),
@@ -80,6 +83,7 @@ def steps(permissions: Iterable[_Permission]) -> frozenset[Operation]:
     return frozenset(step for step in found if step is not None)
 
 
+@lru_cache(maxsize=4096)
 def _step_of(class_: str, permission: str) -> Operation | None:
     """The operation of which a permission is a step; None for looking. Unknown permissions count as writing."""
     if permission in _LOOK:
@@ -99,11 +103,11 @@ class FilePolicy:
     def __init__(self, policy: Any) -> None:
         """Index the rules of a `setools.SELinuxPolicy`. Raises ReadbackError for what a file policy must not have."""
         self._policy = policy
-        self._allowed: dict[tuple[str, str], set[_Permission]] = {}
-        self._constraints: dict[_Permission, list[tuple[Any, ...]]] = {}
+        self._rules = _Rules()
+        self._constraints: dict[_Permission, set[_Expression]] = {}
         for rule in policy.terules():
             if str(rule.ruletype) == "allow":
-                self._index(rule)
+                self._rules.add(rule)
             elif not str(rule.ruletype).startswith("dontaudit"):
                 raise ReadbackError(f"rule `{rule}`: a file policy has allow rules only")
         if next(iter(policy.conditionals()), None) is not None:
@@ -113,13 +117,7 @@ class FilePolicy:
         for constraint in policy.constraints():
             expression = tuple(map(_plain, constraint.expression))
             for permission in constraint.perms:
-                self._constraints.setdefault((str(constraint.tclass), permission), []).append(expression)
-
-    def _index(self, rule: Any) -> None:
-        permissions = {(str(rule.tclass), permission) for permission in rule.perms}
-        for source in _types(rule.source):
-            for target in _types(rule.target):
-                self._allowed.setdefault((source, target), set()).update(permissions)
+                self._constraints.setdefault((str(constraint.tclass), permission), set()).add(expression)
 
     def context(self, text: str) -> Context:
         """A context of the policy. Raises ReadbackError when the kernel would refuse it."""
@@ -145,11 +143,19 @@ class FilePolicy:
 
     def permitted(self, subject: Context, target: Context) -> frozenset[_Permission]:
         """Every (class, permission) that the kernel grants."""
-        return frozenset(
-            each
-            for each in self._allowed.get((subject.type, target.type), ())
-            if all(_holds(expression, subject, target) for expression in self._constraints.get(each, ()))
-        )
+        return self._unconstrained(self._rules.between(subject.type, target.type), subject, target)
+
+    def _unconstrained(self, asked: Iterable[_Permission], subject: Context, target: Context) -> frozenset[_Permission]:
+        """Those of `asked` on which every constraint holds; most permissions share a few expressions."""
+        values = _values(subject, target)
+        known: dict[_Expression, bool] = {}
+
+        def holds(expression: _Expression) -> bool:
+            if expression not in known:
+                known[expression] = _holds(expression, values)
+            return known[expression]
+
+        return frozenset(each for each in asked if all(map(holds, self._constraints.get(each, ()))))
 
     def rights(self, subject: Context, share: Context) -> Rights:
         """What `subject` can do with `share`."""
@@ -162,15 +168,11 @@ class FilePolicy:
 
     def by_type(self, subject: Context, share: Context) -> frozenset[Operation]:
         """The operations of which some step is allowed by type alone: what would be possible without labels."""
-        return steps(self._allowed.get((subject.type, share.type), ()))
+        return steps(self._rules.between(subject.type, share.type))
 
     def by_label(self, subject: Context, share: Context, asked: frozenset[_Permission]) -> frozenset[Operation]:
         """The operations of which some step in `asked` passes every constraint: what would be without types."""
-        return steps(
-            each
-            for each in asked
-            if all(_holds(expression, subject, share) for expression in self._constraints.get(each, ()))
-        )
+        return steps(self._unconstrained(asked, subject, share))
 
     def memberships(self) -> frozenset[tuple[str, str]]:
         """The pairs (SELinux user, role) that the policy joins."""
@@ -178,21 +180,52 @@ class FilePolicy:
 
     def reaching(self, target_type: str) -> Mapping[str, frozenset[_Permission]]:
         """Every type that has any right on a type, whatever the labels say."""
-        return {
-            source: frozenset(permissions)
-            for (source, target), permissions in self._allowed.items()
-            if target == target_type and permissions
-        }
+        return {source: self._rules.between(source, target_type) for source in self._rules.reaching(target_type)}
 
     def changes_of_subject(self) -> Iterable[str]:
         """Types that may become another type: none of a user's may."""
-        for (source, target), permissions in self._allowed.items():
-            if source != target and permissions & {("process", "transition"), ("process", "dyntransition")}:
-                yield source
+        return self._rules.changing
 
 
-def _types(side: Any) -> list[str]:
-    return [str(each) for each in side.expand()]
+class _Rules:
+    """`allow` rules by target and source type. Permissions are spelt out for the pairs that are asked for only."""
+
+    def __init__(self) -> None:
+        self._by_target: dict[str, dict[str, list[tuple[str, frozenset[str]]]]] = {}
+        self._spelt: dict[tuple[str, str], frozenset[_Permission]] = {}
+        self._members: dict[str, tuple[str, ...]] = {}
+        self.changing: set[str] = set()
+
+    def add(self, rule: Any) -> None:
+        """Take up a rule of setools."""
+        class_, permissions = str(rule.tclass), frozenset(rule.perms)
+        sources, targets = self._types(rule.source), self._types(rule.target)
+        changes = class_ == "process" and not permissions.isdisjoint(("transition", "dyntransition"))
+        for target in targets:
+            by_source = self._by_target.setdefault(target, {})
+            for source in sources:
+                by_source.setdefault(source, []).append((class_, permissions))
+                if changes and source != target:
+                    self.changing.add(source)
+
+    def reaching(self, target: str) -> Iterable[str]:
+        """The types with any right on a type."""
+        return self._by_target.get(target, ())
+
+    def between(self, source: str, target: str) -> frozenset[_Permission]:
+        """What one type may do with another."""
+        if (source, target) not in self._spelt:
+            rules = self._by_target.get(target, {}).get(source, ())
+            self._spelt[source, target] = frozenset(
+                (class_, permission) for class_, permissions in rules for permission in permissions
+            )
+        return self._spelt[source, target]
+
+    def _types(self, side: Any) -> tuple[str, ...]:
+        name = str(side)
+        if name not in self._members:
+            self._members[name] = tuple(map(str, side.expand()))
+        return self._members[name]
 
 
 def _plain(part: Any) -> Any:
@@ -202,21 +235,22 @@ def _plain(part: Any) -> Any:
     return frozenset(str(name) for each in part for name in (each.expand() if hasattr(each, "expand") else [each]))
 
 
-_WORDS = ("u1", "u2", "r1", "r2", "t1", "t2", "l1", "l2", "h1", "h2")
-
-
-def _holds(expression: tuple[Any, ...], subject: Context, target: Context) -> bool:
-    """Evaluate a constraint: operands and operators in reverse Polish order, as the kernel keeps them."""
-    values = {
+def _values(subject: Context, target: Context) -> dict[str, object]:
+    """What the words of a constraint stand for."""
+    return {
         **{"u1": subject.user, "u2": target.user, "r1": subject.role, "r2": target.role},
         **{"t1": subject.type, "t2": target.type, "l1": subject.level, "l2": target.level},
         **{"h1": subject.level, "h2": target.level},
     }
+
+
+def _holds(expression: _Expression, values: Mapping[str, object]) -> bool:
+    """Evaluate a constraint: operands and operators in reverse Polish order, as the kernel keeps them."""
     stack: list[Any] = []
     for part in expression:
         if isinstance(part, frozenset):
             stack.append(part)
-        elif part in _WORDS:
+        elif part in values:
             stack.append(values[part])
         elif part == "not":
             stack.append(not stack.pop())

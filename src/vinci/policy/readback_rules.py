@@ -8,7 +8,7 @@ mean. A statement that is not known is an error, never a guess.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network
@@ -31,6 +31,7 @@ class _Chain:
     hook: str | None
     priority: int
     policy: str
+    translates: bool = False
     rules: list[list[dict[str, Any]]] = field(default_factory=list)
 
 
@@ -43,6 +44,8 @@ class _Set:
     """By their first part, or None where that is an interval itself."""
 
     def add(self, parts: tuple[Any, ...], verdict: Any) -> None:
+        if not all(isinstance(part, str | int | dict) for part in parts):
+            raise ReadbackError(f"value {parts} is not known")
         if any(isinstance(part, dict) for part in parts):
             first = None if isinstance(parts[0], dict) else parts[0]
             self.wide.setdefault(first, []).append((parts, verdict))
@@ -67,6 +70,8 @@ class RuleSet:
         """Read a transaction that starts from nothing. Raises ReadbackError."""
         self._chains: dict[str, _Chain] = {}
         self._sets: dict[str, _Set] = {}
+        self._hooks: dict[str, tuple[str, ...]] = {}
+        self._understood: dict[str, list[list[_Statement]]] = {}
         try:
             for command in json.loads(text)["nftables"]:
                 ((verb, what),) = command.items()
@@ -82,7 +87,8 @@ class RuleSet:
             case "delete", "table":
                 self._chains, self._sets = {}, {}
             case "add", "chain":
-                chain = _Chain(body.get("hook"), body.get("prio", 0), body.get("policy", "accept"))
+                hook, translates = body.get("hook"), body.get("type") == "nat"
+                chain = _Chain(hook, body.get("prio", 0), body.get("policy", "accept"), translates)
                 self._chains.setdefault(body["name"], chain)
             case "add", "rule":
                 self._chains[body["chain"]].rules.append(body["expr"])
@@ -110,95 +116,188 @@ class RuleSet:
         return frozenset(found)
 
     def passes(self, hook: str, packet: Packet) -> bool:
-        """Whether a packet leaves the chains of a hook, `prerouting` before `forward`."""
-        seen: dict[str, Value] = dict(packet)
-        for name in ("prerouting", hook):
-            chains = sorted(
-                (chain for chain in self._chains.values() if chain.hook == name), key=lambda chain: chain.priority
-            )
-            for chain in chains:
-                if (self._run(chain, seen, 0) or chain.policy) != "accept":
-                    return False
-        return any(chain.hook == hook for chain in self._chains.values())
+        """Whether a packet leaves the chains of a hook: `forward` or `input`, after `prerouting`; or `output`.
 
-    def _run(self, chain: _Chain, packet: dict[str, Value], depth: int) -> str | None:
+        A packet that is led to the machine itself is not forwarded.
+
+        Raises:
+            ReadbackError: a chain that the packet reaches holds something that is not understood.
+        """
+        seen: dict[str, Value] = dict(packet)
+        if hook != "output" and not self._hooked("prerouting", seen):
+            return False
+        if hook == "forward" and "redirected to" in seen:
+            return False
+        return self._hooked(hook, seen) and bool(self._at(hook))
+
+    def led_to(self, packet: Packet) -> int | None:
+        """The port of the machine itself to which a packet is led instead of being forwarded, if any."""
+        seen: dict[str, Value] = dict(packet)
+        port = seen.get("redirected to") if self._hooked("prerouting", seen) else None
+        return port if isinstance(port, int) else None
+
+    def _hooked(self, hook: str, packet: dict[str, Value]) -> bool:
+        for name in self._at(hook):
+            if self._chains[name].translates and packet.get("ct state") != "new":
+                continue  # the kernel asks them once a connection
+            if (self._run(name, packet, 0) or self._chains[name].policy) != "accept":
+                return False
+        return True
+
+    def _at(self, hook: str) -> tuple[str, ...]:
+        """The chains of a hook in the order in which the kernel asks them."""
+        if hook not in self._hooks:
+            found = [(chain.priority, name) for name, chain in self._chains.items() if chain.hook == hook]
+            self._hooks[hook] = tuple(name for _, name in sorted(found, key=lambda each: each[0]))
+        return self._hooks[hook]
+
+    def _run(self, name: str, packet: dict[str, Value], depth: int) -> str | None:
         """`accept`, `drop`, or None at the end of the chain."""
         if depth > MAX_DEPTH:
             raise ReadbackError("chains call each other deeper than the kernel allows")
-        for rule in chain.rules:
-            verdict = self._rule(rule, packet, depth)
-            if verdict == "return":
-                return None
-            if verdict is not None:
-                return verdict
+        rules = self._understood.get(name)
+        if rules is None:
+            rules = self._understood[name] = [self._rule(rule) for rule in self._chains[name].rules]
+        for statements in rules:
+            for statement in statements:
+                verdict = statement(packet, depth)
+                if verdict is _ON:
+                    continue
+                if verdict is _NEXT:
+                    break
+                return None if verdict == "return" else verdict
         return None
 
-    def _rule(self, rule: list[dict[str, Any]], packet: dict[str, Value], depth: int) -> str | None:
+    # statements, each made once into a function of the packet
+
+    def _rule(self, rule: list[dict[str, Any]]) -> list[_Statement]:
+        made = []
         for statement in rule:
             ((kind, body),) = statement.items()
             if kind == "match":
-                if not self._matches(body, packet):
-                    return None
+                made.append(self._match(body))
             elif kind in ("accept", "drop", "return"):
-                return str(kind)
+                made.append(_verdict(kind))
             elif kind in ("jump", "goto"):
-                verdict = self._run(self._chains[body["target"]], packet, depth + 1)
-                if verdict is not None or kind == "goto":
-                    return verdict or "return"
+                made.append(self._call(body["target"], goes=kind == "goto"))
             elif kind == "vmap":
-                verdict = self._by_map(body, packet, depth)
-                if verdict is not None:
-                    return verdict
+                made.append(self._by_map(body))
             elif kind == "notrack":
-                packet["ct state"] = "untracked"
-                packet.pop("ct direction", None)
+                made.append(_untracked)
+            elif kind == "redirect":
+                made.append(_redirecting(body["port"]))
             elif kind == "mangle":
-                packet[_name(body["key"])] = body["value"]
+                made.append(_setting(_name(body["key"]), body["value"]))
             elif kind in ("limit", "set"):
                 # Rates bound what is recorded. They could also bound what passes, and then nothing is certain.
                 if "accept" in {word for other in rule for word in other}:
                     raise ReadbackError("a rule accepts up to a rate: what passes depends on time")
                 if kind == "set" or body.get("inv"):
-                    return None
+                    made.append(_verdict(_NEXT))
             elif kind not in _NO_EFFECT:
                 raise ReadbackError(f"statement {kind} is not known")
-        return None
+        return made
 
-    def _by_map(self, body: dict[str, Any], packet: dict[str, Value], depth: int) -> str | None:
-        key = self._read(body["key"], packet)
-        found = _ABSENT if key is None else self._sets[str(body["data"])[1:]].find(key)
-        if found is _ABSENT:
-            return None
-        ((kind, target),) = found.items()
-        if kind not in ("goto", "jump"):
-            return str(kind)
-        verdict = self._run(self._chains[target["target"]], packet, depth + 1)
-        return verdict if verdict is not None or kind == "jump" else "return"
+    def _call(self, chain: str, *, goes: bool) -> _Statement:
+        def call(packet: dict[str, Value], depth: int) -> str:
+            verdict = self._run(chain, packet, depth + 1)
+            return verdict or ("return" if goes else _ON)
 
-    def _matches(self, body: dict[str, Any], packet: Packet) -> bool:
+        return call
+
+    def _by_map(self, body: dict[str, Any]) -> _Statement:
+        read, members = _reader(body["key"]), self._sets[str(body["data"])[1:]]
+
+        def by_map(packet: dict[str, Value], depth: int) -> str:
+            key = read(packet)
+            found = _ABSENT if key is None else members.find(key)
+            if found is _ABSENT:
+                return _ON
+            ((kind, target),) = found.items()
+            if kind not in ("goto", "jump"):
+                return str(kind)
+            return self._call(target["target"], goes=kind == "goto")(packet, depth)
+
+        return by_map
+
+    def _match(self, body: dict[str, Any]) -> _Statement:
         operator, right = body["op"], body["right"]
         if operator not in ("==", "!="):
             raise ReadbackError(f"comparison {operator} is not known")
-        left = self._read(body["left"], packet)
-        if left is None:
-            return False  # the packet has no such field: the rule ends, whatever the comparison
+        read, equal = _reader(body["left"]), operator == "=="
         if isinstance(right, str) and right.startswith("@"):
-            inside = self._sets[right[1:]].find(left) is not _ABSENT
+            members = self._sets[right[1:]]
         else:
-            wanted = right["set"] if isinstance(right, dict) and "set" in right else [right]
-            inside = len(left) == 1 and any(_is(left[0], each) for each in wanted)
-        return bool(inside == (operator == "=="))
+            members = _Set()
+            for each in right["set"] if isinstance(right, dict) and "set" in right else [right]:
+                members.add((each,), None)
 
-    def _read(self, expression: dict[str, Any], packet: Packet) -> tuple[Value, ...] | None:
-        """The value of an expression, as parts of a key; None when the packet has no such field."""
-        parts = expression.get("concat", [expression])
-        values = []
-        for part in parts:
-            value = _masked(part["&"], packet) if "&" in part else packet.get(_name(part))
-            if value is None:
-                return None
-            values.append(value)
-        return tuple(values)
+        def match(packet: dict[str, Value], _depth: int) -> str:
+            left = read(packet)
+            # A packet without such a field ends the rule, whatever the comparison.
+            return _ON if left is not None and (members.find(left) is not _ABSENT) == equal else _NEXT
+
+        return match
+
+
+_ON, _NEXT = "on", "next"
+"""The next statement of the rule, the next rule of the chain."""
+_Statement = Callable[[dict[str, Value], int], str]
+"""What a statement says of a packet, at a depth of chains: a verdict, `_ON` or `_NEXT`."""
+
+
+def _verdict(word: str) -> _Statement:
+    return lambda _packet, _depth: word
+
+
+def _untracked(packet: dict[str, Value], _depth: int) -> str:
+    packet["ct state"] = "untracked"
+    packet.pop("ct direction", None)
+    return _ON
+
+
+def _redirecting(port: int) -> _Statement:
+    """Makes the machine itself the target; conntrack remembers whom the packet named (nft(8), NAT statements)."""
+
+    def redirect(packet: dict[str, Value], _depth: int) -> str:
+        packet["ct original ip daddr"], packet["ct original proto-dst"] = packet["ip daddr"], packet["th dport"]
+        packet["redirected to"] = packet["th dport"] = packet["tcp dport"] = port
+        return "accept"
+
+    return redirect
+
+
+def _setting(name: str, value: Value) -> _Statement:
+    def setting(packet: dict[str, Value], _depth: int) -> str:
+        packet[name] = value
+        return _ON
+
+    return setting
+
+
+def _reader(expression: dict[str, Any]) -> Callable[[Packet], tuple[Value, ...] | None]:
+    """Reads an expression of a packet, as parts of a key; None when the packet has no such field."""
+    parts = expression.get("concat", [expression])
+    if len(parts) == 1 and "&" in parts[0]:
+        operands = parts[0]["&"]
+
+        def masked(packet: Packet) -> tuple[Value, ...] | None:
+            value = _masked(operands, packet)
+            return None if value is None else (value,)
+
+        return masked
+    names = tuple(map(_name, parts))
+    if len(names) == 1:
+        (name,) = names
+        return lambda packet: (packet[name],) if name in packet else None
+
+    def read(packet: Packet) -> tuple[Value, ...] | None:
+        try:
+            return tuple([packet[name] for name in names])
+        except KeyError:
+            return None
+
+    return read
 
 
 def _numbers(value: Any) -> set[int]:
@@ -215,6 +314,8 @@ def _numbers(value: Any) -> set[int]:
 
 def _name(expression: dict[str, Any]) -> str:
     ((kind, body),) = expression.items()
+    if kind == "ct" and "dir" in body:
+        return f"ct {body['dir']} {body['key']}"
     if kind == "payload":
         return f"{body['protocol']} {body['field']}"
     if kind in ("meta", "ct"):

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compilers broken on purpose: how soon does the comparison find each of them?
+
+Run: .venv/bin/python bench/random_infrastructures.py --mutants --count 500
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from random_infrastructures import disagreements, number
+
+import vinci.plan.compile as plan
+import vinci.plan.firewall_rules as firewall
+import vinci.plan.second_opinion as opinion
+import vinci.policy.cil as cil
+from vinci.model.infrastructure import Operation
+from vinci.plan.nft import ACCEPT, match
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A fault: `name` says which, `owner.attribute` is replaced by `broken` of what stood there."""
+
+    name: str
+    owner: Any
+    attribute: str
+    broken: Callable[[Any], Any]
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """The fault is there inside the block."""
+        with patch.object(self.owner, self.attribute, self.broken(getattr(self.owner, self.attribute))):
+            yield
+
+
+def _text(name: str, pattern: str, wrong: str) -> Mutant:
+    """A policy in which a statement is another one, wherever it stands."""
+    return Mutant(
+        f"policy: {name}",
+        plan,
+        "file_policy",
+        lambda right: lambda **given: re.sub(pattern, wrong, right(**given), flags=re.MULTILINE),
+    )
+
+
+def _rights(name: str, operation: Operation, **wrong: str) -> Mutant:
+    """An operation that is granted by other permissions."""
+    return Mutant(f"policy: {name}", cil, "_RIGHTS", lambda right: {**right, operation: {**right[operation], **wrong}})
+
+
+def _flow(name: str, **wrong: Any) -> Mutant:
+    """Flows that get to the FW-VMs with another value; a function makes it of the flow."""
+
+    def broken(right: Callable[[Any], list[Any]]) -> Callable[[Any], list[Any]]:
+        def made(rule: Any) -> Any:
+            return replace(rule, **{key: value(rule) if callable(value) else value for key, value in wrong.items()})
+
+        return lambda context: [made(rule) for rule in right(context)]
+
+    return Mutant(f"rules: {name}", plan, "_flow_rules", broken)
+
+
+def _firewall(name: str, wrong: Callable[[Any], Any]) -> Mutant:
+    return Mutant(f"rules: {name}", opinion, "firewall_ruleset", lambda right: lambda given: right(wrong(given)))
+
+
+def _ports(name: str, wrong: Callable[[Any, Any], Any]) -> Mutant:
+    """Bridges whose ports are others; `wrong` makes one of a bridge and a port of it."""
+
+    def broken(right: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda bridges: right(
+            [replace(bridge, ports=tuple(wrong(bridge, port) for port in bridge.ports)) for bridge in bridges]
+        )
+
+    return Mutant(f"rules: {name}", opinion, "bridge_ruleset", broken)
+
+
+def _without(statement: str) -> Callable[[Any], Any]:
+    """Rules of an FW-VM that lost every match on a field."""
+
+    def broken(right: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def stripped(given: Any) -> Any:
+            commands = right(given)["nftables"]
+            for command in commands:
+                rule = command.get("add", {}).get("rule")
+                if rule is not None and ACCEPT in rule["expr"]:
+                    rule["expr"] = [each for each in rule["expr"] if statement not in str(each.get("match", ""))]
+            return {"nftables": commands}
+
+        return stripped
+
+    return broken
+
+
+_WRITING = "getattr setattr open write append create link rename"
+
+MUTANTS = (
+    _text("reading up is not forbidden", r"^\(mlsconstrain \(file \(read .*", ""),
+    _text("directories may be read up", r"^\(mlsconstrain \(dir \(read .*", ""),
+    _text("writing down is not forbidden", r"^\(mlsconstrain \(file \(write\).*", ""),
+    _text("writing up is not forbidden", r"^(\(mlsconstrain \(file \(write\)\) \(or )\(eq l1 l2\)", r"\1(domby l1 l2)"),
+    _text("appending down is not forbidden", r"^\(mlsconstrain \(file \(create append.*", ""),
+    _text("appending down instead of up", r"^(\(mlsconstrain \(file \(create append\)\) \(or )\(domby", r"\1(dom"),
+    _text("levels are not compared", r"^(\(mlsconstrain \(file \(read .*?\(or )\(dom l1 l2\)", r"\1(not (eq l1 l2))"),
+    _text("trusted with one share is with all", r"\(and (\(eq t1 [\w-]+\)) \(eq t2 [\w-]+\)\)", r"\1"),
+    _text("nobody is trusted", r"\(and \(eq t1 [\w-]+\) \(eq t2 [\w-]+\)\)", "(eq l1 l2)"),
+    _text("rights of one user are everybody's", r"^\(allow ([a-z][a-z0-9-]*)_\w+_own_t", r"(allow \1_subjects"),
+    _text("rights of one user are missing", r"^\(allow [a-z][a-z0-9-]*_\w+_own_t .*", ""),
+    _text("root may read what it mounts", r"^(\(allow [\w-]+_mount_t [\w-]+_share_t \(dir \(getattr)", r"\1 read"),
+    _text("root of all may mount", r"^\(allow ([\w-]+)_mount_t", "(allow vinci_all_mounts"),
+    _text("everybody sees names", r"\Z", "(allow vinci_all_subjects vinci_all_shares (dir (getattr)))\n"),
+    _text("the kernel's type may look into shares", r"\Z", "(allow vinci_kernel_t vinci_all_shares (dir (search)))\n"),
+    _text("the labelling type may read", r"^(\(allow vinci_manage_t vinci_all_shares \(file \()", r"\1read "),
+    _text("the comparing type may write", r"^(\(allow vinci_compare_t vinci_all_shares \(file \()", r"\1write "),
+    _text(
+        "a subject may become another",
+        r"\Z",
+        "(allow vinci_all_subjects vinci_all_hosts (process (dyntransition)))\n",
+    ),
+    _text("everybody may act everywhere", r"^\(userrole (U?user\w+) .*", r"(userrole \1 vinci_system_r)"),
+    _text("ranges are as wide as can be", r"^\(userrange (U?user\w+) .*", r"(userrange \1 (low low))"),
+    _text("types are permissive", r"\Z", "(typepermissive vinci_decode_t)\n"),
+    _rights("who reads may write", Operation.READ, file="getattr open read write"),
+    _rights("who reads may append", Operation.READ, file="getattr open read append"),
+    _rights("who reads may execute", Operation.READ, file="getattr open read execute"),
+    _rights("who executes cannot read", Operation.EXECUTE, file="getattr open execute"),
+    _rights("who appends may write", Operation.APPEND, file="getattr open append create write"),
+    _rights("who appends may list", Operation.APPEND, dir="getattr search write add_name read"),
+    _rights("who appends may remove", Operation.APPEND, dir="getattr search write add_name remove_name"),
+    _rights("who writes may read", Operation.WRITE, file=f"{_WRITING} unlink read"),
+    _rights("who writes cannot remove", Operation.WRITE, file=_WRITING),
+    _rights("who writes cannot make directories", Operation.WRITE, dir="getattr search setattr write remove_name"),
+    Mutant("policy: everybody has a type of one's own", plan, "own_types",
+           lambda _: lambda shares: frozenset({("user0", "alpha"), ("user1", "b")})),
+    Mutant("plan: own rights of other servers", plan, "own_types",
+           lambda right: lambda shares: frozenset()),
+    Mutant("plan: shares have the lowest label", plan, "share_context",
+           lambda right: lambda name, label: right(name, replace(label, level=0, categories=frozenset()))),
+    Mutant("plan: subjects have the lowest label", plan, "subject_context",
+           lambda right: lambda user, community, label, own_type: right(
+               user, community, replace(label, level=0, categories=frozenset()), own_type)),
+    _flow("flows go to another port", port=4711),
+    _flow("flows go to the next port", port=lambda rule: rule.port + 1),
+    _flow("diodes have a way back", one_way=False),
+    _flow("only the first VM of the source", source_addresses=lambda rule: rule.source_addresses[:1]),
+    _flow("only the first VM of the target", to_addresses=lambda rule: rule.to_addresses[:1]),
+    _flow("the FW-VM's address instead of a VM's", to_addresses=lambda rule: (rule.to_network[1],)),
+    _firewall("nothing goes out", lambda given: replace(given, outbound=())),
+    _firewall("nothing comes in", lambda given: replace(given, inbound=())),
+    _firewall("what goes out may come in", lambda given: replace(given, inbound=(*given.inbound, *given.outbound))),
+    _firewall("each flow also the other way", lambda given: replace(
+        given, inbound=(*given.inbound, *map(_turned, given.outbound)),
+        outbound=(*given.outbound, *map(_turned, given.inbound)))),
+    Mutant("rules: ports are not looked at", opinion, "firewall_ruleset", _without("'field': 'dport'")),
+    Mutant("rules: sources are not looked at", opinion, "firewall_ruleset", _without("'field': 'saddr'")),
+    Mutant("rules: targets are not looked at", opinion, "firewall_ruleset", _without("'field': 'daddr'")),
+    Mutant("rules: answers are not looked at", opinion, "firewall_ruleset", _without("'direction'")),
+    Mutant("rules: states are not looked at", opinion, "firewall_ruleset", _without("'state'")),
+    Mutant("rules: nothing is forbidden", opinion, "firewall_ruleset",
+           lambda right: lambda given: _accepting(right(given))),
+    Mutant("rules: a running connection is taken up", firewall, "_OPENING",
+           lambda _: match({"ct": {"key": "state"}}, "new")),
+    _ports("all VMs of a community are peers", lambda _bridge, port: replace(port, mesh=not port.routed_networks)),
+    _ports("no VMs are peers", lambda _bridge, port: replace(port, mesh=False)),
+    _ports("everybody on a bridge is a peer", lambda bridge, port: replace(
+        port, peers=tuple(each.tap for each in bridge.ports))),
+    _ports("nobody is a peer", lambda _bridge, port: replace(port, peers=())),
+    _ports("the FW-VM stands for nobody", lambda _bridge, port: replace(port, routed_networks=())),
+    _ports("the first peer only", lambda _bridge, port: replace(port, peers=port.peers[:1])),
+)  # fmt: skip
+
+
+def _turned(rule: Any) -> Any:
+    return replace(
+        rule,
+        source=rule.to,
+        to=rule.source,
+        source_network=rule.to_network,
+        to_network=rule.source_network,
+        source_addresses=rule.to_addresses,
+        to_addresses=rule.source_addresses,
+    )
+
+
+def _accepting(ruleset: Any) -> Any:
+    for command in ruleset["nftables"]:
+        chain = command.get("add", {}).get("chain")
+        if chain is not None and chain.get("hook") == "forward":
+            chain["policy"] = "accept"
+    return {
+        "nftables": [
+            command
+            for command in ruleset["nftables"]
+            if command.get("add", {}).get("rule", {}).get("chain") != "forward"
+        ]
+    }
+
+
+def score(seed: int, most: int) -> int:
+    """Print for each mutant how many infrastructures it took to find it; exit status 1 when one is not found."""
+    found = 0
+    for mutant in MUTANTS:
+        with mutant.at_work():
+            at = next((index for index in range(most) if _differs(seed, index)), None)
+        found += at is not None
+        print(f"{'at ' + str(at + 1) if at is not None else 'NOT FOUND':>10}  {mutant.name}", flush=True)
+    print(f"mutation score: {found} of {len(MUTANTS)} within {most} infrastructures each")
+    return 0 if found == len(MUTANTS) else 1
+
+
+def _differs(seed: int, index: int) -> bool:
+    try:
+        return next(disagreements(number(seed, index)), None) is not None
+    except Exception:  # a policy that does not compile is found, too
+        return True
