@@ -33,9 +33,9 @@ class Code:
     def __init__(self, guest: Guest, modules: Iterable[ModuleSpan] = ()) -> None:
         self.guest = guest
         self.modules = tuple(modules)
-        self.text = (guest.symbol("_stext"), guest.symbol("_etext"))
-        self.read_only = (guest.symbol("__start_rodata"), guest.symbol("__end_rodata"))
-        self.data = (guest.symbol("_sdata"), guest.symbol("_edata"))
+        read_only = (guest.symbol("__start_rodata"), guest.symbol("__end_rodata"))
+        data = (guest.symbol("_sdata"), guest.symbol("_edata"))
+        self._data = (read_only, data, *(module.data for module in self.modules))
 
     @cached_property
     def _functions(self) -> Words:
@@ -60,19 +60,20 @@ class Code:
 
     def is_function(self, address: int) -> bool:
         """Whether a certified function begins at the address."""
-        return bool(self.are_functions(np.array([address], np.uint64))[0])
+        at = int(self._functions.searchsorted(np.uint64(address)))
+        known = at < len(self._functions) and int(self._functions[at]) == address
+        return known or any(start <= address < end for start, end in self._whole)
 
     def are_data(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address lies in the data of the kernel's image or of a certified module."""
         found = np.zeros(len(addresses), np.bool_)
-        spans = [self.read_only, self.data, *(module.data for module in self.modules)]
-        for start, end in spans:
+        for start, end in self._data:
             found |= (addresses >= np.uint64(start)) & (addresses < np.uint64(end))
         return found
 
     def is_data(self, address: int) -> bool:
         """Whether the address lies in the data of the kernel's image or of a certified module."""
-        return bool(self.are_data(np.array([address], np.uint64))[0])
+        return any(start <= address < end for start, end in self._data)
 
     def describe(self, address: int) -> str:
         """The address by symbol, or by module and offset, or as a number."""

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Chains on which the kernel calls whoever is registered: notifiers, netfilter, security modules, file formats.
+
+What is registered lies in the image's own data or in a certified module's, and calls a certified function. (Functions
+in the image's data are held to the image by `pointers`.)
+"""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from vinci.introspect.code import Code
+from vinci.introspect.findings import Check
+from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.hooks.trusted import HookTables
+from vinci.introspect.lists import Broken, chain, list_entries
+from vinci.introspect.sampling import Sample
+
+_LIMIT = 1024
+_NOTIFIERS = {
+    "raw_notifier_head": (
+        "netdev_chain",
+        "pvclock_gtod_chain",
+    ),
+    "atomic_notifier_head": (
+        "dcbevent_notif_chain",
+        "die_chain",
+        "fips_fail_notif_chain",
+        "inet6addr_chain",
+        "keyboard_notifier_list",
+        "netevent_notif_chain",
+        "panic_notifier_list",
+        "power_supply_notifier",
+        "restart_handler_list",
+        "vt_notifier_list",
+    ),
+    "blocking_notifier_head": (
+        "acpi_chain_head",
+        "acpi_hed_notify_list",
+        "acpi_reconfig_chain",
+        "blocking_lsm_notifier_chain",
+        "cpufreq_policy_notifier_list",
+        "crypto_chain",
+        "fb_notifier_list",
+        "inet6addr_validator_chain",
+        "inetaddr_chain",
+        "inetaddr_validator_chain",
+        "memory_chain",
+        "module_notify_list",
+        "netlink_chain",
+        "oom_notify_list",
+        "pm_chain_head",
+        "reboot_notifier_list",
+        "tracepoint_notify_list",
+        "vendor_record_notify_list",
+        "vmap_notify_list",
+        "xenstore_chain",
+    ),
+    "srcu_notifier_head": (
+        "cpufreq_transition_notifier_list",
+        "lease_notifier_chain",
+    ),
+}
+_REGISTERED_LISTS = (
+    ("formats", "linux_binfmt", "lh"),
+    ("input_handler_list", "input_handler", "node"),
+    ("nf_sockopts", "nf_sockopt_ops", "list"),
+    ("pernet_list", "pernet_operations", "list"),
+    ("proto_list", "proto", "node"),
+    ("syscore_ops_list", "syscore_ops", "node"),
+)
+"""Lists of objects that are part of the image or of a module: symbol of the list, struct, its link."""
+_REGISTERED_TABLES = (
+    ("inet_protos", 256),
+    ("inet6_protos", 256),
+    ("net_families", 46),
+    ("sock_diag_handlers", 46),
+    ("tty_ldiscs", 31),
+)
+"""Arrays of pointers to such objects: symbol, length."""
+_FAMILIES = (("hooks_ipv4", 5), ("hooks_ipv6", 5), ("hooks_arp", 3), ("hooks_bridge", 5))
+_MAX_NETFILTER_HOOKS = 1024
+
+
+def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
+    """Follow all these chains. Raises Unreadable, Broken."""
+    del trusted
+    for head, names in _NOTIFIERS.items():
+        offset = guest.layout.offset(head, "head")
+        for name in names:
+            for symbol in guest.profile.symbols.all(name):
+                _notifiers(guest, code, sample, name, guest.u64(guest.slid(symbol) + offset))
+    for name, kind, link in _REGISTERED_LISTS:
+        at = guest.layout.offset(kind, link)
+        for entry in list_entries(guest, guest.symbol(name), _LIMIT):
+            _registered(code, sample, name, entry - at)
+    for entry in chain(guest, guest.u64(guest.symbol("file_systems")), _next_file_system(guest), _LIMIT):
+        _registered(code, sample, "file_systems", entry)
+    for name, length in _REGISTERED_TABLES:
+        for entry in struct.unpack(f"<{length}Q", guest.read(guest.symbol(name), 8 * length)):
+            if entry:
+                _registered(code, sample, name, entry)
+    _netfilter(guest, code, sample)
+    _security(guest, code, sample)
+
+
+def _next_file_system(guest: Guest) -> int:
+    return guest.layout.offset("file_system_type", "next")
+
+
+def _registered(code: Code, sample: Sample, name: str, address: int) -> None:
+    sample.examined += 1
+    if not code.is_data(address):
+        what = f"registered in {name} is something that is in no certified data"
+        sample.add(("registered", name, address), Check.HOOKS, what, code.describe(address))
+
+
+def _notifiers(guest: Guest, code: Code, sample: Sample, name: str, first: int) -> None:
+    reader = StructReader(guest.layout, "notifier_block", "notifier_call", "next")
+    next_at = guest.layout.offset("notifier_block", "next")
+    for block in chain(guest, first, next_at, _LIMIT):
+        function, _ = reader.words(guest, block)
+        _called(code, sample, f"the notifier chain {name}", function, block)
+
+
+def _called(code: Code, sample: Sample, by: str, function: int, place: int) -> None:
+    sample.examined += 1
+    if not code.is_function(function):
+        what = f"{by} calls {code.describe(function)}, which is no certified function"
+        sample.add(("called", by, place, function), Check.HOOKS, what, code.describe(place))
+
+
+def _netfilter(guest: Guest, code: Code, sample: Sample) -> None:
+    net = guest.symbol("init_net")
+    for family, count in _FAMILIES:
+        at = net + guest.layout.offset("net", f"nf.{family}")
+        for number, entries in enumerate(struct.unpack(f"<{count}Q", guest.read(at, 8 * count))):
+            if entries:
+                netfilter_entries(guest, code, sample, f"netfilter's {family}[{number}]", entries)
+
+
+def netfilter_entries(guest: Guest, code: Code, sample: Sample, name: str, entries: int) -> None:
+    """Check the functions of one netfilter hook (`struct nf_hook_entries`). Raises Unreadable, Broken."""
+    count = guest.u32(entries) & 0xFFFF
+    if count > _MAX_NETFILTER_HOOKS:
+        raise Broken(f"{name} has {count} entries")
+    size = guest.layout.size("nf_hook_entry")
+    raw = guest.read(entries + guest.layout.offset("nf_hook_entries", "hooks"), size * count)
+    for at in range(0, len(raw), size):
+        _called(code, sample, name, int.from_bytes(raw[at : at + 8], "little"), entries + at)
+
+
+def _security(guest: Guest, code: Code, sample: Sample) -> None:
+    """Each hook of the security modules is one that the image has, on the list that it belongs to.
+
+    All of them lie in the part of the image that is read-only after boot, so that part is read at once.
+    """
+    symbols, layout = guest.profile.symbols, guest.layout
+    start, end = symbols["__start_ro_after_init"] & -8, symbols["__end_ro_after_init"] & -8
+    words = guest.image(start, end - start).view(np.uint64).tolist()
+    heads = symbols["security_hook_heads"]
+    head_at, function_at = layout.offset("security_hook_list", "head"), layout.offset("security_hook_list", "hook")
+    functions: list[tuple[int, int]] = []
+    for number in range(layout.size("security_hook_heads") // 8):
+        head = heads + 8 * number
+        hook = words[head - start >> 3]
+        for _ in range(_LIMIT):
+            if not hook:
+                break
+            at = hook - guest.slide - start
+            if not 0 <= at <= end - start - layout.size("security_hook_list") or at % 8:
+                what = "a security hook that is not the image's"
+                sample.add(("security", head, hook), Check.HOOKS, what, symbols.describe(head))
+                break
+            if words[at + head_at >> 3] != head + guest.slide:
+                what = "a security hook that belongs on another list"
+                sample.add(("security", head, hook), Check.HOOKS, what, symbols.describe(head))
+            functions.append((head, words[at + function_at >> 3]))
+            hook = words[at >> 3]
+        else:
+            raise Broken(f"the list of security hooks at {symbols.describe(head)} does not end")
+    sample.examined += len(functions)
+    good = code.are_functions(np.array([function for _, function in functions], np.uint64))
+    for (head, function), fine in zip(functions, good.tolist(), strict=True):
+        if not fine:
+            what = f"a security hook calls {code.describe(function)}, which is no certified function"
+            sample.add(("security", head, function), Check.HOOKS, what, symbols.describe(head))

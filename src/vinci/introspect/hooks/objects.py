@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Tables of operations that kernel objects point to: of the image's or a certified module's data, never of the heap.
+
+A rootkit that filters what `/proc` or a directory shows copies such a table, changes one function of it, and lets the
+object point to the copy. All objects of a kind are read at once, from the memory that they are made in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vinci.introspect.code import Code
+from vinci.introspect.findings import Check
+from vinci.introspect.guest import Guest
+from vinci.introspect.hooks.trusted import HookTables
+from vinci.introspect.linear import LinearMap
+from vinci.introspect.lists import list_entries
+from vinci.introspect.sampling import Sample
+from vinci.introspect.slabs import Slabs
+
+_MAX_SUPER_BLOCKS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Objects of one slab cache, with the pointers to tables that they hold.
+
+    `container` is the struct that the cache's objects are, and its member that is `struct`. `or_function` is set where
+    the pointer shares its place with one to a function.
+    """
+
+    cache: str
+    struct: str
+    pointers: tuple[str, ...]
+    container: tuple[str, str] | None = None
+    or_function: bool = False
+
+
+_INODE = ("i_op", "i_fop")
+"""`i_fop` becomes `free_inode`, a function, when an inode is given up."""
+_KINDS = (
+    _Kind("inode_cachep", "inode", _INODE, or_function=True),
+    _Kind("proc_inode_cachep", "inode", _INODE, ("proc_inode", "vfs_inode"), or_function=True),
+    _Kind("shmem_inode_cachep", "inode", _INODE, ("shmem_inode_info", "vfs_inode"), or_function=True),
+    _Kind("sock_inode_cachep", "inode", _INODE, ("socket_alloc", "vfs_inode"), or_function=True),
+    _Kind("filp_cachep", "file", ("f_op",)),
+    _Kind("proc_dir_entry_cache", "proc_dir_entry", ("proc_iops", "proc_ops", "proc_dops")),
+    _Kind("proc_dir_entry_cache", "proc_dir_entry", ("seq_ops",), or_function=True),
+    _Kind("vm_area_cachep", "vm_area_struct", ("vm_ops",)),
+)
+
+
+def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
+    """Check the tables of all objects of these kinds. Raises Unreadable, Broken."""
+    del trusted
+    linear = LinearMap.of(guest)
+    slabs = Slabs(linear)
+    for kind in _KINDS:
+        objects = slabs.objects(kind.cache)
+        inner = guest.layout.offset(*kind.container) if kind.container else 0
+        sample.examined += len(objects)
+        for pointer in kind.pointers:
+            tables = linear.words(objects, inner + guest.layout.offset(kind.struct, pointer))
+            wrong = np.flatnonzero(~code.are_data(tables) & (tables != 0))
+            if kind.or_function:
+                wrong = wrong[~code.are_functions(tables[wrong])]
+            for row in wrong.tolist():
+                address, table = int(objects[row]), int(tables[row])
+                what = f"operations of a {kind.struct} ({pointer}) lie at {code.describe(table)}, in no certified data"
+                sample.add(("object", address, table), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
+    _super_blocks(guest, code, sample)
+
+
+def _super_blocks(guest: Guest, code: Code, sample: Sample) -> None:
+    """The mounted file systems' own operations, and those of their roots."""
+    layout = guest.layout
+    link, operations = layout.offset("super_block", "s_list"), layout.offset("super_block", "s_op")
+    root, inode = layout.offset("super_block", "s_root"), layout.offset("dentry", "d_inode")
+    for entry in list_entries(guest, guest.symbol("super_blocks"), _MAX_SUPER_BLOCKS):
+        sample.examined += 1
+        block = entry - link
+        tables = [guest.u64(block + operations)]
+        if top := guest.u64(block + root):
+            node = guest.u64(top + inode)
+            tables += [guest.u64(node + layout.offset("inode", name)) for name in _INODE]
+        for table in tables:
+            if table and not code.is_data(table):
+                what = f"operations of a file system's root lie at {code.describe(table)}, in no certified data"
+                sample.add(("root", block, table), Check.HOOKS, what, f"super_block at {block:#x}")
