@@ -196,8 +196,9 @@ class Layout:
     def __init__(self, btf: Btf) -> None:
         self.btf = btf
         self.field = lru_cache(maxsize=None)(self._field)
+        self.size = lru_cache(maxsize=None)(self._size)
 
-    def size(self, struct_name: str) -> int:
+    def _size(self, struct_name: str) -> int:
         """Size in bytes of a struct, union or typedef. Raises KeyError."""
         return self.btf.size(self._id(struct_name))
 

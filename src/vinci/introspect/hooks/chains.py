@@ -125,11 +125,11 @@ def _notifiers(guest: Guest, code: Code, sample: Sample, name: str, first: int) 
         _called(code, sample, f"the notifier chain {name}", function, block)
 
 
-def _called(code: Code, sample: Sample, by: str, function: int, place: int) -> None:
+def _called(code: Code, sample: Sample, by: str, function: int, place: int, check: Check = Check.HOOKS) -> None:
     sample.examined += 1
     if not code.is_function(function):
         what = f"{by} calls {code.describe(function)}, which is no certified function"
-        sample.add(("called", by, place, function), Check.HOOKS, what, code.describe(place))
+        sample.add(("called", by, place, function), check, what, code.describe(place))
 
 
 def _netfilter(guest: Guest, code: Code, sample: Sample) -> None:
@@ -141,7 +141,9 @@ def _netfilter(guest: Guest, code: Code, sample: Sample) -> None:
                 netfilter_entries(guest, code, sample, f"netfilter's {family}[{number}]", entries)
 
 
-def netfilter_entries(guest: Guest, code: Code, sample: Sample, name: str, entries: int) -> None:
+def netfilter_entries(
+    guest: Guest, code: Code, sample: Sample, name: str, entries: int, check: Check = Check.HOOKS
+) -> None:
     """Check the functions of one netfilter hook (`struct nf_hook_entries`). Raises Unreadable, Broken."""
     count = guest.u32(entries) & 0xFFFF
     if count > _MAX_NETFILTER_HOOKS:
@@ -149,7 +151,7 @@ def netfilter_entries(guest: Guest, code: Code, sample: Sample, name: str, entri
     size = guest.layout.size("nf_hook_entry")
     raw = guest.read(entries + guest.layout.offset("nf_hook_entries", "hooks"), size * count)
     for at in range(0, len(raw), size):
-        _called(code, sample, name, int.from_bytes(raw[at : at + 8], "little"), entries + at)
+        _called(code, sample, name, int.from_bytes(raw[at : at + 8], "little"), entries + at, check)
 
 
 def _security(guest: Guest, code: Code, sample: Sample) -> None:

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Who could read the network's traffic besides its receivers: packet sockets, handlers, promiscuous cards, programs."""
+
+from __future__ import annotations
+
+import struct
+
+from vinci.introspect.code import Code
+from vinci.introspect.findings import Check, CheckResult, Severity
+from vinci.introspect.guest import Guest, StructReader, printable
+from vinci.introspect.hooks.chains import netfilter_entries
+from vinci.introspect.lists import Broken, chain, list_entries, xarray_entries
+from vinci.introspect.memory import Implausible
+from vinci.introspect.sampling import Sample, check_by_samples
+from vinci.introspect.tasks import TaskReader, in_pid_table, listed
+
+_LIMIT = 4096
+_MAX_FILES = 1 << 16
+_HASH_LISTS = 16
+"""PTYPE_HASH_SIZE."""
+_IFF_PROMISC, _IFF_ALLMULTI = 0x100, 0x200
+_SOCK_RAW, _SOCK_PACKET = 3, 10
+_XDP_MODES = 3
+_PROGRAM_TABLES = {"prog_idr": "program", "link_idr": "link", "map_idr": "map"}
+
+
+def check_network(guest: Guest, code: Code) -> CheckResult:
+    """Find sniffers: in sockets, in the kernel's lists of packet handlers, on the cards, as BPF programs.
+
+    Args:
+        code: where packet handlers may be.
+    """
+    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, code))
+
+
+def _sample(guest: Guest, code: Code) -> Sample:
+    sample = Sample()
+    _packet_sockets(guest, sample)
+    handlers = _Handlers(guest, code, sample)
+    handlers.look(guest.symbol("ptype_all"), "all packets")
+    for number in range(_HASH_LISTS):
+        handlers.look(guest.symbol("ptype_base") + 16 * number, "packets of one protocol")
+    handlers.look(guest.symbol("offload_base"), "packets before all others", "packet_offload")
+    _devices(guest, code, sample, handlers)
+    _programs(guest, sample)
+    _open_sockets(guest, sample)
+    return sample
+
+
+def _net(guest: Guest, path: str) -> int:
+    """The address of a member of the one network namespace that guests have."""
+    return guest.symbol("init_net") + guest.layout.offset("net", path)
+
+
+def _packet_sockets(guest: Guest, sample: Sample) -> None:
+    node = guest.layout.offset("sock", "__sk_common.skc_node")
+    interface = guest.layout.offset("packet_sock", "ifindex")
+    for entry in chain(guest, guest.u64(_net(guest, "packet.sklist.first")), 0, _LIMIT):
+        socket = entry - node
+        sample.examined += 1
+        where = f"interface {guest.u32(socket + interface)}"
+        sample.add(("packet socket", socket), Check.NETWORK, "a packet socket: a program reads all packets", where)
+    spaces = list(list_entries(guest, guest.symbol("net_namespace_list"), _LIMIT))
+    sample.examined += len(spaces)
+    if len(spaces) > 1:
+        what = f"{len(spaces) - 1} network namespaces besides the VM's own, which are not looked into"
+        sample.add("namespaces", Check.NETWORK, what, "net_namespace_list")
+
+
+class _Handlers:
+    """Follows lists of packet handlers (`struct packet_type`)."""
+
+    def __init__(self, guest: Guest, code: Code, sample: Sample) -> None:
+        self.guest, self.code, self.sample = guest, code, sample
+
+    def look(self, head: int, of: str, kind: str = "packet_type") -> None:
+        """Check each handler on a list: certified data that names a certified function. Raises Unreadable, Broken."""
+        link = self.guest.layout.offset(kind, "list")
+        function_at = self.guest.layout.offset(kind, "func" if kind == "packet_type" else "callbacks.gro_receive")
+        for entry in list_entries(self.guest, head, _LIMIT):
+            handler = entry - link
+            function = self.guest.u64(handler + function_at)
+            self.sample.examined += 1
+            if not self.code.is_data(handler) or not self.code.is_function(function):
+                what = f"{of} go to {self.code.describe(function)}, which is no handler of the image"
+                where = f"handler at {self.code.describe(handler)}"
+                self.sample.add(("handler", handler, function), Check.NETWORK, what, where)
+
+
+def _devices(guest: Guest, code: Code, sample: Sample, handlers: _Handlers) -> None:
+    layout = guest.layout
+    link = layout.offset("net_device", "dev_list")
+    reader = StructReader(layout, "net_device", "name", "flags", "promiscuity", "allmulti", "rx_handler", "xdp_prog")
+    for entry in list_entries(guest, _net(guest, "dev_base_head"), _LIMIT):
+        device = entry - link
+        raw, flags, promiscuous, all_multicast, receiver, program = reader.read(guest, device)
+        assert isinstance(raw, bytes)
+        assert isinstance(flags, int)
+        name = printable(raw.partition(b"\0")[0])
+        sample.examined += 1
+        if flags & _IFF_PROMISC or promiscuous:
+            sample.add(
+                ("promiscuous", device), Check.NETWORK, "a network card takes packets that are not its own", name
+            )
+        if flags & _IFF_ALLMULTI or all_multicast:
+            what = "a network card takes all multicast packets"
+            sample.add(("all multicast", device), Check.NETWORK, what, name, Severity.NOTE)
+        if receiver:
+            what = f"a network card's packets go to {code.describe(int(receiver))} first"
+            sample.add(("receiver", device), Check.NETWORK, what, name)
+        states = layout.offset("net_device", "xdp_state")
+        attached = struct.unpack(f"<{2 * _XDP_MODES}Q", guest.read(device + states, 16 * _XDP_MODES))
+        if program or any(attached):
+            sample.add(("xdp", device), Check.NETWORK, "a program is attached to a network card (XDP)", name)
+        for queue in ("miniq_ingress", "miniq_egress"):
+            if guest.u64(device + layout.offset("net_device", queue)):
+                what = "a filter is attached to a network card (tc)"
+                sample.add(("tc", device, queue), Check.NETWORK, what, name)
+        handlers.look(device + layout.offset("net_device", "ptype_all"), f"all packets of {name}")
+        handlers.look(device + layout.offset("net_device", "ptype_specific"), f"packets of {name}")
+        _operations(guest, code, sample, device, name)
+
+
+def _operations(guest: Guest, code: Code, sample: Sample, device: int, name: str) -> None:
+    layout = guest.layout
+    for table in ("netdev_ops", "ethtool_ops", "header_ops", "rtnl_link_ops"):
+        address = guest.u64(device + layout.offset("net_device", table))
+        if address and not code.is_data(address):
+            what = f"operations of a network card ({table}) lie at {code.describe(address)}, in no certified data"
+            sample.add(("operations", device, table), Check.NETWORK, what, name)
+    for hook in ("nf_hooks_ingress", "nf_hooks_egress"):
+        entries = guest.u64(device + layout.offset("net_device", hook))
+        if entries:
+            netfilter_entries(guest, code, sample, f"{name}'s {hook}", entries, Check.NETWORK)
+
+
+def _programs(guest: Guest, sample: Sample) -> None:
+    """BPF programs, links and maps: a guest has none."""
+    idr = guest.layout.offset("idr", "idr_rt.xa_head")
+    name_at = guest.layout.offset("bpf_prog_aux", "name")
+    aux = guest.layout.offset("bpf_prog", "aux")
+    for table, kind in _PROGRAM_TABLES.items():
+        entries = xarray_entries(guest, guest.u64(guest.symbol(table) + idr), _LIMIT)
+        sample.examined += 1
+        for number, address in entries:
+            where = f"{kind} {number}"
+            if kind == "program":
+                where += f" ({guest.cstring(guest.u64(address + aux) + name_at, 16)})"
+            sample.add(("bpf", kind, address), Check.NETWORK, f"a BPF {kind}", where)
+
+
+def _open_sockets(guest: Guest, sample: Sample) -> None:
+    """Packet and raw sockets among the processes' open files: this names who has them."""
+    layout = guest.layout
+    reader = TaskReader(guest)
+    files_at, table_at = layout.offset("task_struct", "files"), layout.offset("files_struct", "fdt")
+    table = StructReader(layout, "fdtable", "max_fds", "fd")
+    file = StructReader(layout, "file", "f_op", "private_data")
+    socket = StructReader(layout, "socket", "type", "ops")
+    operations, packet = guest.symbol("socket_file_ops"), guest.symbol("packet_ops")
+    legacy = guest.symbol("packet_ops_spkt")
+    seen: set[int] = set()
+    for address in listed(guest) | in_pid_table(guest):
+        try:
+            files = guest.u64(address + files_at)
+            if not files or files in seen:
+                continue
+            seen.add(files)
+            count, array = table.words(guest, guest.u64(files + table_at))
+            if count > _MAX_FILES:
+                raise Broken(f"a process with {count} files")
+            for number, open_file in enumerate(struct.unpack(f"<{count}Q", guest.read(array, 8 * count))):
+                if not open_file:
+                    continue
+                kind, data = file.words(guest, open_file)
+                sample.examined += 1
+                if kind != operations:
+                    continue
+                type_, ops = socket.words(guest, data)
+                where = f"{reader.read(address).where} file {number}"
+                if ops in (packet, legacy) or type_ & 0xFFFF == _SOCK_PACKET:
+                    sample.add(("socket", open_file), Check.NETWORK, "a packet socket, held open", where)
+                elif type_ & 0xFFFF == _SOCK_RAW and ops == guest.symbol("inet_sockraw_ops"):
+                    what = "a raw socket: it reads what comes for this VM"
+                    sample.add(("socket", open_file), Check.NETWORK, what, where, Severity.NOTE)
+        except Implausible:
+            continue  # the process ends just now; the processes' check says when it cannot be read for long
