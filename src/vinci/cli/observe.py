@@ -59,7 +59,7 @@ async def _status(node: str | None, as_json: bool) -> int:
     )
     print_table(
         "Virtual machines",
-        ("VM", "kind", "community", "address", "state", "memory", "CPU time"),
+        ("VM", "kind", "community", "address", "state", "trust", "memory", "CPU time"),
         [_vm_row(vm) for vm in report["vms"]],
     )
     print_table(
@@ -81,7 +81,15 @@ async def _status(node: str | None, as_json: bool) -> int:
 def _vm_row(vm: dict[str, Any]) -> tuple[object, ...]:
     cpu = "" if vm["cpu_seconds"] is None else f"{vm['cpu_seconds']} s"
     addresses = ", ".join(vm["addresses"])
-    return vm["name"], vm["kind"], vm["community"], addresses, vm["state"], f"{vm['memory_mib']} MiB", cpu
+    return vm["name"], vm["kind"], vm["community"], addresses, vm["state"], _trust(vm), f"{vm['memory_mib']} MiB", cpu
+
+
+def _trust(vm: dict[str, Any]) -> str:
+    """The verdict in a word or two; `vinci inspect` tells the rest."""
+    trust = vm["trust"]
+    if trust["response"] is not None:
+        return f"{trust['verdict']} ({trust['response']})"
+    return str(trust["verdict"]) if vm["cpu_seconds"] is not None else ""
 
 
 def _access(access: dict[str, list[str]]) -> str:

@@ -116,11 +116,14 @@ class Peers(StrEnum):
 
 
 class Response(StrEnum):
-    """What happens when introspection finds a VM changed."""
+    """What happens when introspection finds a VM changed; each includes what comes before it."""
 
     ALERT = "alert"
+    """Recorded and shown."""
     QUARANTINE = "quarantine"
+    """Its ports pass nothing, its users' rights on files end; it runs on for the investigator."""
     STOP = "stop"
+    """It is ended, and not started again before an administrator released it."""
 
 
 class AppVms(Declared):
@@ -288,6 +291,23 @@ class Firewalls(Declared):
     cpu_percent: CpuPercent = Field(default=100, description="limit of each, in percent of one core")
 
 
+class Introspection(Declared):
+    """How often each VM is looked at from outside, and how soon a VM that is not counts as unchecked."""
+
+    period_ms: Annotated[Integer, Field(ge=100, le=3_600_000)] = Field(
+        default=1000, description="longest time between two looks at a VM, in ms"
+    )
+    jitter_percent: Annotated[Integer, Field(ge=0, le=90)] = Field(
+        default=20, description="each look comes earlier by up to so much of the period, at random"
+    )
+    grace_ms: Annotated[Integer, Field(ge=100, le=3_600_000)] = Field(
+        default=2000, description="a VM without a complete look for three periods and this is unchecked, in ms"
+    )
+    look_ms: Annotated[Integer, Field(ge=1000, le=600_000)] = Field(
+        default=10_000, description="a checker that takes longer for one VM is ended and started anew, in ms"
+    )
+
+
 class Node(Declared):
     """A physical machine. `uri` is libvirt's; the default is the agent's own embedded driver."""
 
@@ -338,6 +358,7 @@ class Infrastructure(Declared):
         description="where communities without a `network` get theirs from, a /24 each",
     )
     firewalls: Firewalls = Field(default=Firewalls(), description="size of the FW-VMs")
+    introspection: Introspection = Field(default=Introspection(), description="how the VMs are watched from outside")
     login: tuple[LoginRule, ...] = Field(
         default=(), description="which community a login enters; the first that fits decides"
     )

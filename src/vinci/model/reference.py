@@ -29,6 +29,7 @@ from vinci.model.infrastructure import (
     Firewalls,
     Flow,
     Infrastructure,
+    Introspection,
     Label,
     Labels,
     LoginRule,
@@ -67,6 +68,7 @@ PARTS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("flows[].inspection with gateway: http", HttpInspection),
     ("nodes.NAME", Node),
     ("firewalls", Firewalls),
+    ("introspection", Introspection),
     ("login[]", LoginRule),
     ("expect[]", Expectation),
 )

@@ -20,6 +20,9 @@ from vinci.node.consoles import Consoles
 from vinci.node.events import watch_file_server, watch_firewall, watch_packets
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
+from vinci.node.introspection.incidents import Incidents
+from vinci.node.introspection.response import Responder
+from vinci.node.introspection.service import IntrospectionService
 from vinci.node.network import NodeNetwork
 from vinci.node.paths import NodePaths, images_directory
 from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
@@ -35,6 +38,8 @@ _LOG = logging.getLogger(__name__)
 RECONCILE_SECONDS = 10.0
 PACKETS = "(dropped packets)"
 """Name of the task that listens to the bridges; no VM is called so."""
+SWEEP = "(sweep)"
+"""Name of the task that looks at the VMs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +73,43 @@ class Agent:
         self.guests = Guests(paths, store, images)
         self.consoles = Consoles(paths.sockets())
         self.network = NodeNetwork(paths.namespace)
-        self.grants = Grants(self.guests, store.sessions)
-        self.logins = Logins(paths.node, store, self.guests, self.grants, audit, self._ensure_vm, self._release_vm)
+        self.incidents = Incidents(store)
+        self.grants = Grants(self.guests, self._sessions_with_rights)
+        self.logins = Logins(
+            paths.node,
+            store,
+            self.guests,
+            self.grants,
+            audit,
+            self._ensure_vm,
+            self._release_vm,
+            lambda: self.incidents.confined,
+        )
         self.in_force: InForce | None = None
         self._revoking: asyncio.Task[None] | None = None
         self.invalid: str | None = None
         """Why the stored declaration cannot be followed; what runs goes on running."""
         self._reconciler = Reconciler(
-            self.host, self.guests, self.network, self.grants, self.consoles, audit, accelerator
+            self.host,
+            self.guests,
+            self.network,
+            self.grants,
+            self.consoles,
+            audit,
+            accelerator,
+            lambda: self.incidents.confined,
+        )
+        self._responder = Responder(self.network, self.grants, self._reconciler, audit, self._wake.set)
+        self.introspection = IntrospectionService(
+            paths,
+            self.host,
+            images,
+            audit,
+            self.incidents,
+            self._declared_vms,
+            lambda name: name in self.reachable,
+            self._responder.respond,
+            self._lift,
         )
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -136,6 +170,7 @@ class Agent:
         self.in_force = in_force
         self.invalid = None
         self.grants.use(in_force.node_plan)
+        self.introspection.use(in_force.infrastructure.introspection)
 
     async def up(self, path: str, text: bytes, report: Report) -> Outcome:
         """Put a declaration in force and make the node follow it.
@@ -147,7 +182,9 @@ class Agent:
             if self.is_down:
                 raise OSError("the agent is ending after a `down`: run `vinci up` again")
             candidate = await asyncio.to_thread(self._derive, 0, path, text)
-            self.guests.use(await asyncio.to_thread(find_images, images_directory()))
+            images = await asyncio.to_thread(find_images, images_directory())
+            self.guests.use(images)
+            await self.introspection.use_images(images)
             stored = self.store.declaration()
             if stored is None or stored.text != text:
                 version = self.store.accept(path, text, time.time())
@@ -195,15 +232,24 @@ class Agent:
     # -- reconciling -------------------------------------------------------------------------------------------
 
     def wanted_vms(self) -> list[Vm]:
-        """VMs that have to run now: all but dedicated APP-VMs whose user has no session."""
+        """VMs that have to run now: all but stopped ones and dedicated APP-VMs whose user has no session.
+
+        A dedicated APP-VM in quarantine is kept for whoever looks into it.
+        """
         if self.in_force is None:
             return []
-        in_use = {session.vm for session in self.store.sessions()}
-        return [vm for vm in self.in_force.node_plan.vms if vm.user is None or vm.name in in_use]
+        in_use = {session.vm for session in self.store.sessions()} | self.incidents.confined
+        stopped = self.incidents.stopped
+        return [
+            vm
+            for vm in self.in_force.node_plan.vms
+            if (vm.user is None or vm.name in in_use) and vm.name not in stopped
+        ]
 
     async def converge(self, report: Report = _silent) -> Outcome:
         """Compare and do the difference once."""
         self.store.tidy()
+        self.incidents.tidy()
         if self.in_force is None or self._stopping:
             return Outcome()
         in_force = self.in_force
@@ -217,6 +263,7 @@ class Agent:
     async def run(self) -> None:
         """Keep the node as declared until cancelled: a pass after each event and every few seconds."""
         self._watchers[PACKETS] = asyncio.create_task(watch_packets(self))
+        self._watchers[SWEEP] = asyncio.create_task(self.introspection.run())
         while True:
             try:
                 if not self._stopping:
@@ -250,11 +297,24 @@ class Agent:
             return
         watchers = {VmKind.FS: watch_file_server, VmKind.FW: watch_firewall}
         watched = {vm.name: watchers[vm.kind] for vm in self.in_force.node_plan.vms if vm.kind in watchers}
-        for name in [name for name in self._watchers if name not in watched and name != PACKETS]:
+        for name in [name for name in self._watchers if name not in watched and name not in (PACKETS, SWEEP)]:
             self._watchers.pop(name).cancel()
         for name, watch in watched.items():
             if name not in self._watchers or self._watchers[name].done():
                 self._watchers[name] = asyncio.create_task(watch(self, name))
+
+    def _declared_vms(self) -> dict[str, Vm]:
+        return {vm.name: vm for vm in self.in_force.node_plan.vms} if self.in_force is not None else {}
+
+    def _sessions_with_rights(self) -> list[Session]:
+        """Sessions whose users the file servers may know: none in a VM that is in quarantine."""
+        confined = self.incidents.confined
+        return [session for session in self.store.sessions() if session.vm not in confined]
+
+    async def _lift(self, name: str) -> None:
+        vm = self._declared_vms().get(name)
+        if vm is not None:
+            await self._responder.lift(vm)
 
     def _vm_event(self, event: VmEvent) -> None:
         """Called from libvirt's thread."""

@@ -32,6 +32,7 @@ from vinci.node.audit import Event, Severity
 from vinci.node.authenticate import MAX_PASSWORD, CommunityNeededError, DeniedError, hash_password
 from vinci.node.authorize import GROUP, Peer, peer_of
 from vinci.node.channel import ChannelError
+from vinci.node.introspection.service import ReleaseError, look_json
 from vinci.node.reconcile import Outcome, Progress, Report
 from vinci.node.relay import Terminal, relay
 from vinci.node.sessions import LoginRequest
@@ -88,6 +89,19 @@ class PasswordRequest(_Request):
     password: Annotated[str, Field(min_length=8, max_length=MAX_PASSWORD)]
 
 
+class InspectRequest(_Request):
+    """Look now: at one VM, or at all that run."""
+
+    vm: Text | None = None
+
+
+class ReleaseRequest(_Request):
+    """An administrator's word that a VM may be trusted again."""
+
+    vm: Text
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+
+
 def application(agent: Agent) -> web.Application:
     """The API of one agent."""
     app = web.Application(client_max_size=MAX_BYTES, middlewares=[_guard(agent)])
@@ -102,6 +116,8 @@ def application(agent: Agent) -> web.Application:
             web.get("/v1/audit", api.audit),
             web.post("/v1/password", api.password),
             web.get("/v1/console", api.console),
+            web.post("/v1/inspect", api.inspect),
+            web.post("/v1/release", api.release),
             web.get("/v1/login", api.login),
             web.get("/v1/exec", api.execute),
         ]
@@ -312,9 +328,30 @@ class _Api:
 
     async def console(self, request: web.Request) -> web.Response:
         vm = request.query.get("vm", "")
+        self._known(vm)
+        return web.json_response({"vm": vm, "untrusted_text": self._agent.consoles.untrusted_text(vm)})
+
+    async def inspect(self, request: web.Request) -> web.Response:
+        message = InspectRequest.model_validate_json(await request.read())
+        names = [message.vm] if message.vm is not None else [vm.name for vm in self._agent.wanted_vms()]
+        looks = []
+        for name in names:
+            self._known(name)
+            look = await self._agent.introspection.look(name)
+            looks.append({"state": self._agent.introspection.state_of(name), "look": look_json(look)})
+        return web.json_response({"looks": looks})
+
+    async def release(self, request: web.Request) -> web.Response:
+        message = ReleaseRequest.model_validate_json(await request.read())
+        try:
+            await self._agent.introspection.release(message.vm, message.reason, _peer(request).name)
+        except ReleaseError as error:
+            return web.json_response({"released": False, "reason": str(error)})
+        return web.json_response({"released": True})
+
+    def _known(self, vm: str) -> None:
         if self._agent.in_force is None or vm not in {v.name for v in self._agent.in_force.node_plan.vms}:
             raise web.HTTPNotFound(reason=f"there is no VM {vm[:64]!r} on this node")
-        return web.json_response({"vm": vm, "untrusted_text": self._agent.consoles.untrusted_text(vm)})
 
     async def login(self, request: web.Request) -> web.StreamResponse:
         return await self._conversation(request, self._login)

@@ -9,11 +9,16 @@ import socket
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 GROUP = "vinci"
 FOR_MEMBERS = frozenset({"/v1/status", "/v1/declaration", "/v1/login"})
 """What the group may ask for. All else is the administrator's: a command in a VM is run as root there, the audit names
 what everybody did, and a password is a user's identity."""
+
+
+_NO_LOGIN = 0xFFFFFFFF
+"""The loginuid of a process that no login led to."""
 
 
 class Role(StrEnum):
@@ -30,6 +35,19 @@ class Peer:
 
     uid: int
     gid: int
+    pid: int = 0
+
+    @property
+    def name(self) -> str:
+        """Who it is, for the audit: the person who logged in on the node (proc(5), loginuid), also behind `sudo`."""
+        try:
+            uid = int(Path(f"/proc/{self.pid}/loginuid").read_text())
+        except (OSError, ValueError):
+            uid = _NO_LOGIN
+        try:
+            return pwd.getpwuid(self.uid if uid == _NO_LOGIN else uid).pw_name
+        except KeyError:
+            return f"UID {self.uid}"
 
     @property
     def role(self) -> Role:
@@ -56,5 +74,5 @@ class Peer:
 def peer_of(connection: socket.socket) -> Peer:
     """The peer of a connected Unix socket."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _pid, uid, gid = struct.unpack("3i", credentials)
-    return Peer(uid, gid)
+    pid, uid, gid = struct.unpack("3i", credentials)
+    return Peer(uid, gid, pid)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +111,15 @@ class NodeNetwork:
         self._rules: Rules | None = None
         self._generation: int | None = None
 
-    def converge(self, bridges: Sequence[Bridge], quarantined: Collection[str] | None = None) -> list[str]:
+    def converge(
+        self, bridges: Sequence[Bridge], quarantined: Callable[[], Collection[str]] | None = None
+    ) -> list[str]:
         """Make bridges, rules and ports what they have to be; a sentence for each change, none when all was so.
 
         Args:
             bridges: all bridges of the node with all their ports.
-            quarantined: taps whose ports pass nothing; None leaves those in quarantine that are.
+            quarantined: gives the taps whose ports pass nothing; asked when no other change can come between. None
+                leaves those in quarantine that are.
 
         Raises:
             NetworkError: it could not be done. What is in force is then never wider than before and after.
@@ -129,7 +132,7 @@ class NodeNetwork:
             with IPRoute() as netlink:
                 links = _Links(netlink)
                 changes = [f"bridge {bridge.name} made" for bridge in bridges if links.ensure_bridge(bridge)]
-                confined = self._quarantined if quarantined is None else frozenset(quarantined)
+                confined = self._quarantined if quarantined is None else frozenset(quarantined())
                 changes += self._converge_rules(tuple(bridges), confined)
                 made = [port.tap for bridge in bridges for port in _ensured(links, bridge)]
                 gone = links.remove_all_but(bridges)

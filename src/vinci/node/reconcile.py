@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,7 +69,9 @@ class Reconciler:
         consoles: Consoles,
         audit: Audit,
         accelerator: Accelerator,
+        confined: Callable[[], Collection[str]],
     ) -> None:
+        """`confined`: gives the VMs in quarantine; asked from worker threads too."""
         self._host = host
         self._guests = guests
         self._network = network
@@ -77,6 +79,7 @@ class Reconciler:
         self._consoles = consoles
         self._audit = audit
         self._accelerator = accelerator
+        self._confined = confined
         self._pool = ThreadPoolExecutor(PARALLEL_STARTS, thread_name_prefix="vmm")
         self._lock = asyncio.Lock()
         self._delivered: dict[str, str] = {}
@@ -142,14 +145,31 @@ class Reconciler:
             self.reachable.clear()
             return outcome
 
+    async def stop(self, name: str, why: str) -> None:
+        """End one VM at once, whatever a pass is busy with.
+
+        Raises:
+            VmmError: it still runs.
+        """
+        self._asked_to_stop.add(name)
+        self._guests.forget(name)
+        self._delivered.pop(name, None)
+        await self._in_thread(partial(self._host.stop, name))
+        self._audit.record(Event.VM_STOPPED, Severity.NOTICE, f"VM {name} stopped: {why}", vm=name)
+
     async def running(self) -> dict[str, RunningVm]:
         """What the VMM says runs now."""
         return await self._in_thread(self._host.list)
 
     async def _converge_network(self, plan: NodePlan, outcome: Outcome, report: Report) -> None:
         report(Progress("network", 0, 1))
+
+        def quarantined() -> list[str]:
+            confined = self._confined()
+            return [nic.tap for vm in plan.vms if vm.name in confined for nic in vm.nics]
+
         try:
-            changes = await self._in_thread(partial(self._network.converge, plan.bridges))
+            changes = await self._in_thread(partial(self._network.converge, plan.bridges, quarantined))
         except OSError as error:
             outcome.failures.append(f"network: {error}")
             self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"the node's network failed: {error}")
@@ -174,14 +194,10 @@ class Reconciler:
         superfluous = [name for name in running if name not in kept]
 
         async def stop(name: str) -> None:
-            self._asked_to_stop.add(name)
-            self._guests.forget(name)
-            self._delivered.pop(name, None)
-            await self._in_thread(partial(self._host.stop, name))
             why = "its definition changed" if name in digests else "it is no longer declared"
             if name in declared and name not in digests:
-                why = "nobody uses it"
-            self._audit.record(Event.VM_STOPPED, Severity.NOTICE, f"VM {name} stopped: {why}", vm=name)
+                why = "it must not run" if name in self._confined() else "nobody uses it"
+            await self.stop(name, why)
             outcome.changes.append(f"VM {name} stopped: {why}")
 
         await self._each("stop VMs", superfluous, stop, outcome, report)

@@ -59,7 +59,9 @@ class Logins:
         audit: Audit,
         ensure_vm: Callable[[Vm], Awaitable[None]],
         release_vm: Callable[[Vm], Awaitable[None]],
+        confined: Callable[[], Collection[str]] = frozenset,
     ) -> None:
+        """`confined`: gives the VMs in quarantine, which nobody enters."""
         self._node = node
         self._store = store
         self._guests = guests
@@ -67,6 +69,7 @@ class Logins:
         self._audit = audit
         self._ensure_vm = ensure_vm
         self._release_vm = release_vm
+        self._confined = confined
         self._limit = FailureLimit()
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
         self._unfinished: set[tuple[str, str]] = set()
@@ -211,6 +214,10 @@ class Logins:
         own = [vm for vm in candidates if vm.user in (None, user)]
         if not own:
             raise DeniedError(f"no APP-VM of {community} runs on this node")
+        confined = self._confined()
+        own = [vm for vm in own if vm.name not in confined]
+        if not own:
+            raise ChannelError(f"the APP-VM of {community} is compromised: an administrator has to release it")
         sessions = self._store.sessions()
         for session in sessions:
             if session.user == user and session.community == community:

@@ -42,7 +42,11 @@ async def status_of(agent: Agent) -> Json:
         for c in in_force.plan.communities
     ]
     report["vms"] = [
-        _vm(vm, running.get(vm.name), vm.name in agent.reachable, vm.name in wanted) for vm in in_force.node_plan.vms
+        {
+            **_vm(vm, running.get(vm.name), vm.name in agent.reachable, vm.name in wanted),
+            "trust": agent.introspection.state_of(vm.name),
+        }
+        for vm in in_force.node_plan.vms
     ]
     report["shares"] = [
         {

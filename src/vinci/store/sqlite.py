@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A node's durable state in SQLite: the declaration in force, keys of its VMs, sessions, passwords.
+"""A node's durable state in SQLite: the declaration in force, keys of its VMs, sessions, passwords, incidents.
 
 Every write is one transaction; with the write-ahead log a killed agent leaves either the old or the new state.
 """
@@ -24,6 +24,8 @@ create table if not exists password (user text primary key, hash text not null, 
 create table if not exists session (
     id text primary key, user text not null, community text not null, vm text not null, started real not null,
     purpose text not null);
+create table if not exists incident (
+    vm text primary key, response text not null, began real not null, findings text not null);
 create table if not exists fact (name text primary key, value text not null);
 """
 
@@ -48,6 +50,18 @@ class Session:
     vm: str
     started: float
     purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """A VM that was found compromised, and was not released since: its response stays in force."""
+
+    vm: str
+    response: str
+    """A `vinci.model.infrastructure.Response`, as declared when it was found."""
+    began: float
+    findings: str
+    """What was found first, as JSON."""
 
 
 class Store:
@@ -149,6 +163,22 @@ class Store:
         """True while the session has not been closed."""
         found = self._db.execute("select 1 from session where id = ?", (session_id,)).fetchone()
         return found is not None and session_id not in self._ended
+
+    def incidents(self) -> list[Incident]:
+        """VMs that were found compromised and not released since, by name."""
+        rows = self._db.execute("select vm, response, began, findings from incident order by vm")
+        return [Incident(*row) for row in rows]
+
+    def open_incident(self, incident: Incident) -> None:
+        """Record that a VM is compromised; a VM that has an incident keeps it."""
+        self._db.execute(
+            "insert or ignore into incident values (?, ?, ?, ?)",
+            (incident.vm, incident.response, incident.began, incident.findings),
+        )
+
+    def close_incident(self, vm: str) -> bool:
+        """Record a release; False when the VM had no incident."""
+        return self._db.execute("delete from incident where vm = ?", (vm,)).rowcount > 0
 
     def fact(self, name: str) -> str | None:
         """A remembered fact."""

@@ -22,6 +22,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from vinci.vmm.domain import NAMESPACE
+from vinci.vmm.instance import Instance, instance_of
 
 QEMU_USER = "libvirt-qemu"
 """QEMU runs as this unprivileged user: the name that Debian's libvirt is built with and looks up at each start."""
@@ -96,6 +97,7 @@ class VmHost:
             VmmError: libvirt cannot be opened.
         """
         self._on_event = on_event
+        self._pid_files = (root if uri is None else Path("/")) / "run" / ("qemu" if uri is None else "libvirt/qemu")
         libvirt.registerErrorHandler(_quiet, None)
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
@@ -181,15 +183,9 @@ class VmHost:
             raise VmmError(f"QEMU's monitor of {name} does not answer: {error}") from error
         return str(answer)
 
-    def pid(self, name: str) -> int | None:
-        """The process id of a VM's QEMU, from QEMU's own pid file; None when it cannot be told."""
-        for path in (self._root_of() / "run" / "qemu").glob(f"{name}.pid"):
-            with contextlib.suppress(ValueError, FileNotFoundError):  # QEMU is about to write it, or has ended
-                return int(path.read_text())
-        return None
-
-    def _root_of(self) -> Path:
-        return Path(self._connection.getURI().partition("root=")[2])
+    def instance(self, name: str) -> Instance | None:
+        """The QEMU process in which a VM runs now; None when it does not run. Asks the machine, not libvirt."""
+        return instance_of(self._pid_files / f"{name}.pid")
 
     def _call(self, name: str, method: str) -> None:
         try:

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from vinci.store.sqlite import KEPT_DECLARATIONS, Session, Store
+from vinci.store.sqlite import KEPT_DECLARATIONS, Incident, Session, Store
 
 SESSION = Session("s1", "sally", "nurses", "nurses-1", 1.0, "login")
 
@@ -91,3 +91,15 @@ def test_old_declarations_are_forgotten(tmp_path: Path) -> None:
     assert last is not None
     assert last.version == versions[-1]
     store.close()
+
+
+def test_an_incident_lasts_until_it_is_closed_and_keeps_its_first_findings(tmp_path: Path) -> None:
+    store = Store(tmp_path / "node.db")
+    store.open_incident(Incident("sales-1", "quarantine", 5.0, "[1]"))
+    store.open_incident(Incident("sales-1", "alert", 6.0, "[2]"))
+    store.close()
+    again = Store(tmp_path / "node.db")
+    assert again.incidents() == [Incident("sales-1", "quarantine", 5.0, "[1]")]
+    assert again.close_incident("sales-1")
+    assert not again.close_incident("sales-1")
+    again.close()

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One look at a VM: all checks in order, within bounds, whatever its memory holds."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from vinci.introspect.certified import CertifiedFiles
+from vinci.introspect.findings import Check, CheckResult
+from vinci.introspect.guest import Budget, Guest
+from vinci.introspect.kernel_text import check_rodata, check_text
+from vinci.introspect.place import check_place
+from vinci.introspect.registers import parse_registers
+from vinci.introspect.user_pages import check_user_pages
+
+CPU_SECONDS = 8.0
+"""For a whole look, an attach included. The checks' own budgets end long before; this ends what they do not count."""
+
+
+@dataclass(slots=True)
+class Subject:
+    """An attached VM and what it is compared with, for all looks at it."""
+
+    guest: Guest
+    certified: CertifiedFiles
+    """The files of the image that it runs from."""
+
+
+CheckFunction = Callable[[Subject], CheckResult]
+
+CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
+    (Check.PLACE, lambda subject: check_place(subject.guest)),
+    (Check.TEXT, lambda subject: check_text(subject.guest)),
+    (Check.RODATA, lambda subject: check_rodata(subject.guest)),
+    (Check.USER_PAGES, lambda subject: check_user_pages(subject.guest, subject.certified)),
+)
+"""All checks of a look, in order: each rests on those before it."""
+
+FUNDAMENTAL = frozenset({Check.PLACE})
+"""When one of these fails, addresses mean nothing any more and later checks would tell nonsense."""
+
+
+class OutOfTimeError(BaseException):
+    """A look used up its processor time. Not an Exception: no check can catch it by mistake."""
+
+
+@contextmanager
+def processor_time(seconds: float) -> Iterator[None]:
+    """Let the block use so much processor time of this process (setitimer(2), ITIMER_PROF), whoever else computes.
+
+    Raises OutOfTimeError in the block.
+    """
+
+    def ran_out(_signal: int, _frame: FrameType | None) -> None:
+        raise OutOfTimeError(f"looking took more than {seconds:g} s of processor time")
+
+    previous = signal.signal(signal.SIGPROF, ran_out)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
+
+
+def look(
+    subject: Subject,
+    registers: str,
+    checks: Sequence[tuple[Check, CheckFunction]] = CHECKS,
+    seconds: float = CPU_SECONDS,
+) -> tuple[CheckResult, ...]:
+    """Make the checks, in order; a row for each that was made.
+
+    A check that fails is a finding: only a tampered guest makes it. After the failure of a fundamental one, or when the
+    time is used up, the look ends there.
+
+    Args:
+        subject: its guest's translations and budget are begun anew for each check.
+        registers: the text of `info registers -a` of now.
+        checks: what to check, and by which function.
+        seconds: processor time for all of it.
+
+    Raises:
+        ValueError: the registers are not understood.
+    """
+    processors = parse_registers(registers)
+    results: list[CheckResult] = []
+    check, started = Check.PLACE, time.perf_counter()
+    try:
+        with processor_time(seconds):
+            for check, function in checks:
+                started = time.perf_counter()
+                subject.guest.begin(processors, Budget())
+                results.append(_made(check, function, subject, started))
+                if results[-1].error is not None and check in FUNDAMENTAL:
+                    break
+    except OutOfTimeError as error:
+        results.append(CheckResult(check, 0, _since(started), error=str(error)))
+    return tuple(results)
+
+
+def _made(check: Check, function: CheckFunction, subject: Subject, started: float) -> CheckResult:
+    try:
+        return function(subject)
+    except Exception as error:  # whatever a guest can provoke ends here, and counts against it
+        return CheckResult(check, 0, _since(started), error=sentence(error))
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, for people."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _since(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

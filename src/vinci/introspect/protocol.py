@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the agent and its checker say to each other: one line of JSON each way, over a Unix stream socket.
+
+The agent asks, the checker answers, one look at a time. A request for a VM that the checker does not know yet comes
+with its RAM file, opened read-only, as ancillary data (SCM_RIGHTS, unix(7)). The checker has read hostile memory: what
+it answers is validated in `vinci.node.introspection.answers`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+from vinci.introspect.findings import CheckResult, Finding, Severity
+
+MAX_REQUEST = 1024 * 1024
+"""Bytes of a line; the registers of a processor take 3 KiB."""
+MAX_ANSWER = 256 * 1024
+MAX_FINDINGS = 40
+"""Of one check; those beyond are only counted."""
+MAX_TEXT = 300
+"""Characters of one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Look at a VM now.
+
+    `instance` names one life of a VM: the same VM with another instance was started anew. `running` are all instances
+    that still run; the checker lets go of the memory of every other.
+    """
+
+    vm: str
+    instance: str
+    kind: str
+    """The value of its `VmKind`: which programs may run there."""
+    registers: str
+    """QEMU's answer to `info registers -a`."""
+    running: tuple[str, ...]
+    mtree: str | None = None
+    """QEMU's answer to `info mtree -f`; there when the RAM file comes along."""
+
+    def encode(self) -> bytes:
+        """As one line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> Request:
+        """From the agent, which is trusted. Raises ValueError, TypeError."""
+        values = json.loads(line)
+        return cls(**{**values, "running": tuple(values["running"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The end of a look: a row for each check, or why the VM's memory or processors cannot be read."""
+
+    vm: str
+    instance: str
+    milliseconds: float
+    results: tuple[CheckResult, ...] = ()
+    unreachable: str = ""
+
+    def encode(self) -> bytes:
+        """As one line within MAX_ANSWER. What has to be left out is told, and no verdict depends on it."""
+        most = MAX_FINDINGS
+        while len(line := self._line(most)) > MAX_ANSWER:
+            most //= 2
+        return line
+
+    def _line(self, most: int) -> bytes:
+        results = tuple(_bounded(result, most) for result in self.results)
+        bounded = replace(self, results=results, unreachable=self.unreachable[:MAX_TEXT])
+        return json.dumps(asdict(bounded), allow_nan=False).encode() + b"\n"
+
+
+def _bounded(result: CheckResult, most: int) -> CheckResult:
+    """With at most `most` findings, the grave ones first, and one more that counts the rest."""
+    ordered = sorted(result.findings, key=lambda finding: finding.severity is not Severity.TAMPERED)
+    kept = [replace(f, what=f.what[:MAX_TEXT], where=f.where[:MAX_TEXT]) for f in ordered[:most]]
+    if rest := ordered[most:]:
+        kept.append(Finding(result.check, f"{len(rest)} more findings", "", rest[0].severity))
+    return replace(result, findings=tuple(kept), error=None if result.error is None else result.error[:MAX_TEXT])

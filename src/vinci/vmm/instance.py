@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One life of a VM as the machine sees it: its QEMU process, and the memory that this process really maps."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+_MIB = 1024 * 1024
+_STARTTIME = 19
+"""Place of `starttime` among the words after the command's name in /proc/PID/stat (proc(5), field 22)."""
+_MAX_QEMU_NAME = "qemu-system-x86"
+"""The kernel keeps 15 characters of a process's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A running QEMU process. Process ids are used again, one with its start time is not."""
+
+    pid: int
+    started: int
+    """In clock ticks since the machine's boot."""
+
+    def __str__(self) -> str:
+        return f"{self.pid}-{self.started}"
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return uptime - self.started / os.sysconf("SC_CLK_TCK")
+
+
+def instance_of(pid_file: Path) -> Instance | None:
+    """The QEMU process that a pid file names; None when there is none, or only what a crash left of it."""
+    try:
+        pid = int(pid_file.read_text())
+        name, _, fields = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+    except (OSError, ValueError):
+        return None
+    words = fields.split()
+    if name != _MAX_QEMU_NAME or words[0] in ("Z", "X"):
+        return None
+    return Instance(pid, int(words[_STARTTIME]))
+
+
+def open_ram(instance: Instance, memory_mib: int) -> int:
+    """Open a VM's RAM read-only: the file that QEMU maps, whatever lies at the path where it was made.
+
+    Returns:
+        A file descriptor; the caller closes it.
+
+    Raises:
+        OSError: the process ended, or maps no file of that size as shared memory.
+    """
+    size = memory_mib * _MIB
+    process = Path(f"/proc/{instance.pid}")
+    for line in (process / "maps").read_text().splitlines():
+        addresses, rights, offset, _rest = line.split(maxsplit=3)
+        first, last = (int(word, 16) for word in addresses.split("-"))
+        if rights[3] != "s" or int(offset, 16) != 0 or last - first < size:
+            continue
+        descriptor = os.open(process / "map_files" / f"{first:x}-{last:x}", os.O_RDONLY | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        if stat.S_ISREG(found.st_mode) and found.st_size == size:
+            return descriptor
+        os.close(descriptor)
+    raise OSError(f"process {instance.pid} maps no file of {memory_mib} MiB as a VM's memory")

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The sweep with real checker processes that misbehave in every way; the VM is this process, its RAM a mapped file."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from vinci.introspect.findings import Look, Verdict
+from vinci.model.infrastructure import Introspection, Response
+from vinci.node.introspection.assurance import Assurance
+from vinci.node.introspection.checker import Checker, CheckerError
+from vinci.node.introspection.sweep import Events, Sweep, backoff
+from vinci.plan.types import Vm, VmKind
+from vinci.vmm.host import VmmError
+from vinci.vmm.instance import Instance
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may open the memory of a VM")
+
+CHECKER = """
+import json, os, socket, sys, time
+mode, line = sys.argv[1], b""
+connection = socket.socket(fileno=int(sys.argv[-1]))
+if mode == "never-ready":
+    sys.exit(1)
+connection.sendall(b'{"checks": ["kernel-place"]}\\n')
+ram = {}
+while True:
+    line, files, _, _ = socket.recv_fds(connection, 1 << 20, 1)
+    if not line:
+        break
+    asked = json.loads(line)
+    if files:
+        ram[asked["instance"]] = os.pread(files[0], 4, 0)
+    found = ram[asked["instance"]]
+    finding = {"check": "kernel-place", "what": "hooked", "where": "x", "severity": "tampered"}
+    result = {"check": "kernel-place", "examined": 1, "milliseconds": 1.0, "error": None,
+              "findings": [] if found == b"good" else [finding]}
+    answer = {"vm": asked["vm"], "instance": asked["instance"], "milliseconds": 1.0, "results": [result],
+              "unreachable": ""}
+    if mode == "dies" and asked["vm"] == "b":
+        os._exit(1)
+    if mode == "hangs" and asked["vm"] == "b":
+        time.sleep(100)
+    if mode == "babbles" and asked["vm"] == "b":
+        connection.sendall(b"x" * 10_000_000)
+    if mode == "lies" and asked["vm"] == "b":
+        answer["results"] = []
+    connection.sendall(json.dumps(answer).encode() + b"\\n")
+"""
+SIZE_MIB = 1
+SETTINGS = Introspection(period_ms=100, jitter_percent=20, grace_ms=700, look_ms=1000)
+
+
+def _vm(name: str) -> Vm:
+    return Vm(name, VmKind.APP, "c", None, SIZE_MIB, 100, (), (), None, None, Response.ALERT)
+
+
+@dataclass
+class Machine:
+    """This process, as a VM's QEMU."""
+
+    started: dict[str, int]
+    mute: set[str] = field(default_factory=set)
+
+    def instance(self, name: str) -> Instance | None:
+        return Instance(os.getpid(), self.started[name]) if name in self.started else None
+
+    def monitor(self, name: str, command: str) -> str:
+        if name in self.mute:
+            raise VmmError(f"QEMU's monitor of {name} does not answer")
+        return f"the answer to {command}"
+
+
+@dataclass
+class Rig:
+    """A sweep and what it told."""
+
+    sweep: Sweep
+    machine: Machine
+    incidents: set[str]
+    changes: list[tuple[str, Verdict]]
+    failures: list[str]
+    starts: list[Checker]
+    mode: str
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+    def verdict(self, name: str) -> Verdict | None:
+        state = self.sweep.state(name)
+        return state.verdict if state else None
+
+
+@pytest.fixture
+def ram() -> Iterator[mmap.mmap]:
+    with tempfile.TemporaryFile(dir="/dev/shm") as file:
+        file.truncate(SIZE_MIB << 20)
+        with mmap.mmap(file.fileno(), 0) as memory:
+            memory[:4] = b"good"
+            yield memory
+
+
+@asynccontextmanager
+async def rig(mode: str = "works", up: bool = True) -> AsyncIterator[Rig]:
+    """A sweep over the VMs a and b."""
+    incidents: set[str] = set()
+    changes: list[tuple[str, Verdict]] = []
+    failures: list[str] = []
+    starts: list[Checker] = []
+    machine = Machine({"a": 1, "b": 2})
+
+    async def start() -> Checker:
+        checker = await Checker.start([sys.executable, "-c", CHECKER, made.mode])
+        starts.append(checker)
+        return checker
+
+    async def compromised(name: str, _look: Look) -> None:
+        incidents.add(name)
+
+    def changed(name: str, _before: Assurance, after: Assurance) -> None:
+        changes.append((name, after.verdict))
+
+    events = Events(changed, compromised, failures.append)
+    vms = {name: _vm(name) for name in ("a", "b")}
+    sweep = Sweep(machine, start, lambda: vms, lambda _name: up, lambda: frozenset(incidents), events)
+    sweep.settings = SETTINGS
+    made = Rig(sweep, machine, incidents, changes, failures, starts, mode)
+    task = asyncio.create_task(sweep.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _run(work: Awaitable[None]) -> None:
+    async def run() -> None:
+        await work
+
+    asyncio.run(run())
+
+
+def test_clean_vms_become_trusted_once_and_a_restart_is_no_finding(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            it.machine.started["a"] = 3
+            await it.until(lambda: it.verdict("a") is Verdict.UNCHECKED)
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+            assert not it.failures
+            assert sorted(it.changes) == [("a", Verdict.TRUSTED)] * 2 + [("b", Verdict.TRUSTED)]
+            assert len(it.starts) == 1
+
+    _run(work())
+
+
+def test_a_tampered_vm_is_compromised_and_stays_so_until_it_is_clean_and_released(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+            ram[:4] = b"evil"
+            it.machine.started = {"a": 5}  # the checker of this test reads the memory once a life
+            await it.until(lambda: it.verdict("a") is Verdict.COMPROMISED)
+            assert it.incidents == {"a"}
+            with pytest.raises(ValueError, match="releasable"):
+                it.sweep.release("a")
+            ram[:4] = b"good"
+            it.machine.started = {"a": 6}
+            await it.until(lambda: bool((state := it.sweep.state("a")) and state.releasable))
+            assert it.verdict("a") is Verdict.COMPROMISED
+            it.sweep.release("a")
+            assert it.verdict("a") is Verdict.TRUSTED
+
+    _run(work())
+
+
+@pytest.mark.parametrize("mode", ["dies", "hangs", "babbles", "lies"])
+def test_a_checker_that_fails_at_one_vm_is_replaced_and_the_other_vm_is_still_watched(
+    ram: mmap.mmap, mode: str
+) -> None:
+    async def work() -> None:
+        async with rig(mode) as it:
+            await it.until(lambda: len(it.failures) >= 2)
+            assert it.verdict("b") is Verdict.UNCHECKED
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+            assert ("b", Verdict.TRUSTED) not in it.changes
+            it.mode = "works"
+            await it.sweep.renew_checker()
+            await it.until(lambda: it.verdict("b") is Verdict.TRUSTED)
+            assert not Path(f"/proc/{it.starts[0].pid}").exists()
+
+    _run(work())
+
+
+def test_a_hanging_checker_does_not_keep_vms_trusted(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            it.sweep.settings = SETTINGS.model_copy(update={"look_ms": 600_000})
+            os.kill(it.starts[0].pid, 19)
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
+            assert not it.failures
+            os.kill(it.starts[0].pid, 18)
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+
+    _run(work())
+
+
+def test_a_checker_that_does_not_come_up_leaves_all_unchecked(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig("never-ready") as it:
+            await it.until(lambda: bool(it.failures))
+            look = await it.sweep.look_now("a")
+            assert look.verdict is Verdict.UNCHECKED
+            assert it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED
+
+    _run(work())
+
+
+def test_a_vm_whose_processors_cannot_be_read_is_unreachable(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            it.machine.mute = {"a"}
+            await it.until(lambda: it.verdict("b") is Verdict.TRUSTED)
+            await it.until(lambda: it.verdict("a") is Verdict.UNREACHABLE)
+            it.machine.mute = set()
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+
+    _run(work())
+
+
+def test_a_vm_that_ended_is_no_longer_known_and_cannot_be_looked_at(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+            del it.machine.started["a"]
+            await it.until(lambda: it.verdict("a") is None)
+            assert (await it.sweep.look_now("a")).verdict is Verdict.UNREACHABLE
+
+    _run(work())
+
+
+def test_a_vm_that_boots_is_not_looked_at_yet(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig(up=False) as it:
+            ticks = int(float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK"))
+            it.machine.started = {"a": ticks}
+            await it.until(lambda: it.verdict("a") is Verdict.UNCHECKED)
+            assert "not come up" in (await it.sweep.look_now("a")).reason
+
+    _run(work())
+
+
+def test_a_checker_cannot_be_asked_without_a_program(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        with pytest.raises(CheckerError, match="cannot be started"):
+            await Checker.start(["/nonexistent/checker"])
+
+    _run(work())
+
+
+def test_the_wait_after_failures_grows_and_is_bounded() -> None:
+    waits = [backoff(failures) for failures in range(30)]
+    assert waits == sorted(waits)
+    assert waits[0] == 0.0
+    assert waits[-1] == 60.0
