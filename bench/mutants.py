@@ -67,7 +67,8 @@ def _flow(name: str, **wrong: Any) -> Mutant:
 
 
 def _firewall(name: str, wrong: Callable[[Any], Any]) -> Mutant:
-    return Mutant(f"rules: {name}", opinion, "firewall_ruleset", lambda right: lambda given: right(wrong(given)))
+    """FW-VMs that are given another plan."""
+    return Mutant(f"rules: {name}", firewall, "_crossing", lambda right: lambda given: right(wrong(given)))
 
 
 def _ports(name: str, wrong: Callable[[Any, Any], Any]) -> Mutant:
@@ -86,12 +87,12 @@ def _without(statement: str) -> Callable[[Any], Any]:
 
     def broken(right: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def stripped(given: Any) -> Any:
-            commands = right(given)["nftables"]
+            commands = right(given)
             for command in commands:
                 rule = command.get("add", {}).get("rule")
                 if rule is not None and ACCEPT in rule["expr"]:
                     rule["expr"] = [each for each in rule["expr"] if statement not in str(each.get("match", ""))]
-            return {"nftables": commands}
+            return commands
 
         return stripped
 
@@ -153,17 +154,17 @@ MUTANTS = (
     _flow("the FW-VM's address instead of a VM's", to_addresses=lambda rule: (rule.to_network[1],)),
     _firewall("nothing goes out", lambda given: replace(given, outbound=())),
     _firewall("nothing comes in", lambda given: replace(given, inbound=())),
-    _firewall("what goes out may come in", lambda given: replace(given, inbound=(*given.inbound, *given.outbound))),
     _firewall("each flow also the other way", lambda given: replace(
         given, inbound=(*given.inbound, *map(_turned, given.outbound)),
         outbound=(*given.outbound, *map(_turned, given.inbound)))),
-    Mutant("rules: ports are not looked at", opinion, "firewall_ruleset", _without("'field': 'dport'")),
-    Mutant("rules: sources are not looked at", opinion, "firewall_ruleset", _without("'field': 'saddr'")),
-    Mutant("rules: targets are not looked at", opinion, "firewall_ruleset", _without("'field': 'daddr'")),
-    Mutant("rules: answers are not looked at", opinion, "firewall_ruleset", _without("'direction'")),
-    Mutant("rules: states are not looked at", opinion, "firewall_ruleset", _without("'state'")),
-    Mutant("rules: nothing is forbidden", opinion, "firewall_ruleset",
-           lambda right: lambda given: _accepting(right(given))),
+    Mutant("rules: ports are not looked at", firewall, "_crossing", _without("'field': 'dport'")),
+    Mutant("rules: sources are not looked at", firewall, "_crossing", _without("'field': 'saddr'")),
+    Mutant("rules: targets are not looked at", firewall, "_crossing", _without("'field': 'daddr'")),
+    Mutant("rules: answers are not looked at", firewall, "_crossing", _without("'direction'")),
+    Mutant("rules: states are not looked at", firewall, "_crossing", _without("'state'")),
+    Mutant("rules: nothing is forbidden", firewall, "_crossing", lambda right: lambda given: _accepting(right(given))),
+    Mutant("rules: the sides are not looked at", firewall, "_crossing",
+           lambda right: _without("ifname")(lambda given: _without_reason("spoofed", right(given)))),
     Mutant("rules: a running connection is taken up", firewall, "_OPENING",
            lambda _: match({"ct": {"key": "state"}}, "new")),
     _ports("all VMs of a community are peers", lambda _bridge, port: replace(port, mesh=not port.routed_networks)),
@@ -188,18 +189,15 @@ def _turned(rule: Any) -> Any:
     )
 
 
-def _accepting(ruleset: Any) -> Any:
-    for command in ruleset["nftables"]:
-        chain = command.get("add", {}).get("chain")
-        if chain is not None and chain.get("hook") == "forward":
-            chain["policy"] = "accept"
-    return {
-        "nftables": [
-            command
-            for command in ruleset["nftables"]
-            if command.get("add", {}).get("rule", {}).get("chain") != "forward"
-        ]
-    }
+def _accepting(commands: Any) -> Any:
+    """Only the chain itself, which accepts what no rule of it drops."""
+    chain = dict(commands[0]["add"]["chain"], policy="accept")
+    return [{"add": {"chain": chain}}]
+
+
+def _without_reason(reason: str, commands: Any) -> Any:
+    """The rules without those that drop for a reason."""
+    return [command for command in commands if reason not in str(command)]
 
 
 def score(seed: int, most: int) -> int:

@@ -19,6 +19,7 @@ from vinci.model.infrastructure import Direction, Infrastructure, Operation, Pro
 from vinci.model.labels import Lattice, permitted
 from vinci.model.services import resolve_service
 from vinci.plan.bridge_rules import bridge_ruleset
+from vinci.plan.firewall_opinion import check_firewalls
 from vinci.plan.firewall_rules import INNER, TRANSIT_SIDE, firewall_ruleset
 from vinci.plan.types import TRANSIT, FileService, Nic, NodePlan, Plan, Vm, VmKind
 from vinci.policy.expected import Place, expected_operations, expected_reach
@@ -204,6 +205,7 @@ def check_packets(infrastructure: Infrastructure, plan: Plan) -> Iterator[Disagr
 
 
 def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
+    yield from check_firewalls(infrastructure, node)
     walk = _Walk(node)
     declared_services = _services(infrastructure)
     one_way = _one_way(infrastructure)
