@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Chains on which the kernel calls whoever is registered: notifiers, netfilter, security modules, file formats.
+"""Chains on which the kernel calls whoever is registered: notifiers, netfilter, protocols, file formats.
 
 What is registered lies in the image's own data or in a certified module's, and calls a certified function. (Functions
 in the image's data are held to the image by `pointers`.)
@@ -8,8 +8,6 @@ in the image's data are held to the image by `pointers`.)
 from __future__ import annotations
 
 import struct
-
-import numpy as np
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
@@ -103,7 +101,6 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
             if entry:
                 _registered(code, sample, name, entry)
     _netfilter(guest, code, sample)
-    _security(guest, code, sample)
 
 
 def _next_file_system(guest: Guest) -> int:
@@ -152,40 +149,3 @@ def netfilter_entries(
     raw = guest.read(entries + guest.layout.offset("nf_hook_entries", "hooks"), size * count)
     for at in range(0, len(raw), size):
         _called(code, sample, name, int.from_bytes(raw[at : at + 8], "little"), entries + at, check)
-
-
-def _security(guest: Guest, code: Code, sample: Sample) -> None:
-    """Each hook of the security modules is one that the image has, on the list that it belongs to.
-
-    All of them lie in the part of the image that is read-only after boot, so that part is read at once.
-    """
-    symbols, layout = guest.profile.symbols, guest.layout
-    start, end = symbols["__start_ro_after_init"] & -8, symbols["__end_ro_after_init"] & -8
-    words = guest.image(start, end - start).view(np.uint64).tolist()
-    heads = symbols["security_hook_heads"]
-    head_at, function_at = layout.offset("security_hook_list", "head"), layout.offset("security_hook_list", "hook")
-    functions: list[tuple[int, int]] = []
-    for number in range(layout.size("security_hook_heads") // 8):
-        head = heads + 8 * number
-        hook = words[head - start >> 3]
-        for _ in range(_LIMIT):
-            if not hook:
-                break
-            at = hook - guest.slide - start
-            if not 0 <= at <= end - start - layout.size("security_hook_list") or at % 8:
-                what = "a security hook that is not the image's"
-                sample.add(("security", head, hook), Check.HOOKS, what, symbols.describe(head))
-                break
-            if words[at + head_at >> 3] != head + guest.slide:
-                what = "a security hook that belongs on another list"
-                sample.add(("security", head, hook), Check.HOOKS, what, symbols.describe(head))
-            functions.append((head, words[at + function_at >> 3]))
-            hook = words[at >> 3]
-        else:
-            raise Broken(f"the list of security hooks at {symbols.describe(head)} does not end")
-    sample.examined += len(functions)
-    good = code.are_functions(np.array([function for _, function in functions], np.uint64))
-    for (head, function), fine in zip(functions, good.tolist(), strict=True):
-        if not fine:
-            what = f"a security hook calls {code.describe(function)}, which is no certified function"
-            sample.add(("security", head, function), Check.HOOKS, what, symbols.describe(head))

@@ -27,6 +27,9 @@ _CHOSEN_AT_BOOT = frozenset(
         # by the processor and its clocks
         "delay_fn",
         "x86_platform",
+        # by the live patch of an FS-VM; who uses ftrace is looked at by itself
+        "ftrace_graph_entry",
+        "ftrace_trace_function",
         # by the hypervisor
         "machine_ops",
         "smp_ops",

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whether SELinux in a guest enforces the policy that it was given, without asking the guest (`/sys/fs/selinux`)."""
+
+from __future__ import annotations
+
+from vinci.introspect.findings import Check, CheckResult
+from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.hooks.security import security_hooks
+from vinci.introspect.sampling import Sample, check_by_samples
+from vinci.introspect.selinux.form import Form, Record, Section, differences
+from vinci.introspect.selinux.policy_file import read_policy
+from vinci.introspect.selinux.policy_memory import PolicyMemory
+from vinci.introspect.selinux.snapshot import Snapshot
+
+_INITIAL = 0
+"""OCON_ISID."""
+_SHOWN = 3
+"""How many records of a difference are named."""
+
+
+class SelinuxWatch:
+    """Watches SELinux in one guest.
+
+    The whole policy is compared at the first look and whenever a word of it has changed; in between a digest of the
+    very bytes that were compared tells that nothing has.
+
+    Args:
+        policy: the trusted binary policy; give another after the guest was told to load another.
+
+    Raises PolicyFormatError.
+    """
+
+    def __init__(self, policy: bytes) -> None:
+        self._trusted = read_policy(policy)
+        self._verified: tuple[int, Snapshot] | None = None
+
+    def check(self, guest: Guest) -> CheckResult:
+        """One look."""
+        return check_by_samples(Check.SELINUX, guest, lambda: self._sample(guest))
+
+    def _sample(self, guest: Guest) -> Sample:
+        sample = Sample()
+        policy = self._state(guest, sample)
+        _hooks(guest, sample)
+        if policy:
+            self._policy(guest, policy, sample)
+            _initial_contexts(guest, policy, self._trusted, sample)
+        return sample
+
+    @staticmethod
+    def _state(guest: Guest, sample: Sample) -> int:
+        """Check the switches; the address of the policy, or 0."""
+        reader = StructReader(guest.layout, "selinux_state", "enforcing", "initialized", "checkreqprot", "policy")
+        enforcing, initialized, lax, policy = reader.words(guest, guest.symbol("selinux_state"))
+        sample.examined += 4
+        for wrong, what in (
+            (enforcing != 1, "SELinux does not enforce"),
+            (initialized != 1 or not policy, "SELinux has no policy"),
+            (lax != 0, "SELinux checks the protection that programs ask for, not the one that they get"),
+        ):
+            if wrong:
+                sample.add(("state", what), Check.SELINUX, what, "selinux_state")
+        return policy
+
+    def _policy(self, guest: Guest, policy: int, sample: Sample) -> None:
+        sample.examined += sum(len(records) for records in self._trusted.values())
+        if self._verified is not None:
+            address, snapshot = self._verified
+            if address == policy and snapshot.holds(guest):
+                return
+            self._verified = None
+        memory = PolicyMemory(guest, policy + guest.layout.offset("selinux_policy", "policydb"))
+        found = memory.form()
+        for section, added, missing in differences(self._trusted, found):
+            what = f"the policy in force is not the trusted one: {_difference(section, added, missing, found)}"
+            sample.add(("policy", section), Check.SELINUX, what, section.value)
+        if not sample.findings:
+            # what changed between the walk and this is noticed at the next look, as the walk of it then differs
+            snapshot = Snapshot.of(guest, memory.regions)
+            if PolicyMemory(guest, memory.address).form() == found:
+                self._verified = policy, snapshot
+
+
+def _difference(section: Section, added: tuple[Record, ...], missing: tuple[Record, ...], found: Form) -> str:
+    parts = []
+    for records, word in ((added, "added"), (missing, "missing")):
+        if records:
+            named = "; ".join(_named(section, record, found) for record in records[:_SHOWN])
+            parts.append(f"{len(records)} {word} ({named}{' …' if len(records) > _SHOWN else ''})")
+    return f"{section.value}: {', '.join(parts)}"
+
+
+def _named(section: Section, record: Record, found: Form) -> str:
+    """A record for a reader: types and classes of rules by name, others by their first values."""
+    if section is not Section.RULES:
+        return " ".join(str(value) for value in record[:2])[:80]
+    types = {entry[1]: str(entry[0]) for entry in found[Section.TYPES]}
+    classes = {entry[1]: str(entry[0]) for entry in found[Section.CLASSES]}
+    source, target, class_ = record[:3]
+    return f"{types.get(source, source)} {types.get(target, target)}:{classes.get(class_, class_)}"
+
+
+def _hooks(guest: Guest, sample: Sample) -> None:
+    """Every hook that SELinux has in the image is called."""
+    symbols, size = guest.profile.symbols, guest.layout.size("security_hook_list")
+    start = symbols["selinux_hooks"]
+    end = int(symbols.addresses[symbols.addresses.searchsorted(start, "right")])
+    attached = {hook.address for hook in security_hooks(guest)}
+    for hook in range(start, end - size + 1, size):
+        sample.examined += 1
+        if hook not in attached:
+            head = guest.profile.elf.u64(hook + guest.layout.offset("security_hook_list", "head"))
+            what = "the kernel does not ask SELinux: a hook of it was taken away"
+            sample.add(("hook", hook), Check.SELINUX, what, symbols.describe(head))
+
+
+def _initial_contexts(guest: Guest, policy: int, trusted: Form, sample: Sample) -> None:
+    """The contexts of the kernel itself and of what has none of its own (`sidtab.isids`) are the policy's."""
+    layout = guest.layout
+    table = guest.u64(policy + layout.offset("selinux_policy", "sidtab")) + layout.offset("sidtab", "isids")
+    size, context = layout.size("sidtab_isid_entry"), layout.offset("sidtab_isid_entry", "entry.context")
+    memory = PolicyMemory(guest, policy)
+    for kind, _, sid, *expected in trusted[Section.OBJECTS]:
+        if kind != _INITIAL or not isinstance(sid, int) or not _is_used(guest, sid):
+            continue
+        sample.examined += 1
+        entry = table + (sid - 1) * size
+        if guest.u32(entry) != 1 or memory.context(entry + context) != expected[0]:
+            sample.add(("sid", sid), Check.SELINUX, "an initial context is not the policy's", f"initial SID {sid}")
+
+
+def _is_used(guest: Guest, sid: int) -> bool:
+    """Whether this kernel has a use for an initial SID: the image gives it a name (`initial_sid_to_string`)."""
+    symbols = guest.profile.symbols
+    names = symbols["initial_sid_to_string"]
+    end = int(symbols.addresses[symbols.addresses.searchsorted(names, "right")])
+    return names + 8 * sid + 8 <= end and guest.profile.elf.u64(names + 8 * sid) != 0
