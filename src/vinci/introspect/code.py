@@ -38,13 +38,15 @@ class Code:
         self._data = (read_only, data, *(module.data for module in self.modules))
 
     @cached_property
-    def _functions(self) -> Words:
+    def _starts(self) -> Words:
+        """The link addresses at which the kernel's functions begin."""
         symbols = self.guest.profile.symbols
-        first, last = symbols["_stext"], symbols["_etext"]
-        inside = symbols.addresses[(symbols.addresses >= np.uint64(first)) & (symbols.addresses < np.uint64(last))]
-        starts = np.unique(inside + np.uint64(self.guest.slide))
-        known = [np.array(module.functions, np.uint64) for module in self.modules if module.functions]
-        return np.unique(np.concatenate([starts, *known]))
+        first, last = np.searchsorted(symbols.addresses, np.array([symbols["_stext"], symbols["_etext"]], np.uint64))
+        return np.asarray(symbols.addresses[first:last])  # not a memmap, which is slow to index
+
+    @cached_property
+    def _in_modules(self) -> Words:
+        return np.unique(np.array([start for module in self.modules for start in module.functions], np.uint64))
 
     @cached_property
     def _whole(self) -> tuple[tuple[int, int], ...]:
@@ -52,17 +54,16 @@ class Code:
 
     def are_functions(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address is one at which a certified function begins."""
-        at = np.searchsorted(self._functions, addresses)
-        found: npt.NDArray[np.bool_] = self._functions[np.minimum(at, len(self._functions) - 1)] == addresses
+        found = _are_among(addresses - np.uint64(self.guest.slide), self._starts) | _are_among(
+            addresses, self._in_modules
+        )
         for start, end in self._whole:
             found |= (addresses >= np.uint64(start)) & (addresses < np.uint64(end))
         return found
 
     def is_function(self, address: int) -> bool:
         """Whether a certified function begins at the address."""
-        at = int(self._functions.searchsorted(np.uint64(address)))
-        known = at < len(self._functions) and int(self._functions[at]) == address
-        return known or any(start <= address < end for start, end in self._whole)
+        return bool(self.are_functions(np.array([address], np.uint64))[0])
 
     def are_data(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address lies in the data of the kernel's image or of a certified module."""
@@ -82,3 +83,12 @@ class Code:
                 if start <= address < end:
                     return f"{module.name}+{address - start:#x}"
         return self.guest.describe(address)
+
+
+def _are_among(addresses: Words, known: Words) -> npt.NDArray[np.bool_]:
+    """Whether each address is one of those known, which ascend."""
+    if not len(known):
+        return np.zeros(len(addresses), np.bool_)
+    at = np.minimum(np.searchsorted(known, addresses), len(known) - 1)
+    same: npt.NDArray[np.bool_] = known[at] == addresses
+    return same

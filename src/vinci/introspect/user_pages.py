@@ -16,7 +16,8 @@ from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import PAGE_SIZE, Implausible, Words
 from vinci.introspect.sampling import Sample, check_by_samples
-from vinci.introspect.tasks import Task, TaskReader, in_pid_table, listed
+from vinci.introspect.slabs import Slabs
+from vinci.introspect.tasks import Task, TaskReader, in_pid_table, in_slabs, listed
 from vinci.introspect.user_tables import UserPages, executable_user_pages
 from vinci.introspect.vdso import VdsoPage, vdso_pages
 
@@ -47,24 +48,29 @@ def check_user_pages(guest: Guest, certified: CertifiedFiles) -> CheckResult:
 
 
 def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) -> Sample:
-    spaces = _spaces(guest)
+    linear = LinearMap.of(guest)
+    spaces = _spaces(guest, linear)
     roots = np.array(list(spaces), np.uint64)
     pages = executable_user_pages(guest.memory, roots, guest.space.levels)
     sample = Sample(examined=len(pages))
     tasks = list(spaces.values())
-    for problem in _problems(guest, pages, certified, vdso):
+    for problem in _problems(linear, pages, certified, vdso):
         for row in np.flatnonzero(pages.physical == np.uint64(problem.physical))[:_SHOWN].tolist():
             _report(sample, tasks[int(pages.space[row])], int(pages.virtual[row]), bool(pages.writable[row]), problem)
     return sample
 
 
-def _spaces(guest: Guest) -> dict[int, Task]:
-    """Each address space in use, by the physical address of its top table, with one process that has it."""
+def _spaces(guest: Guest, linear: LinearMap) -> dict[int, Task]:
+    """Each address space in use, by the physical address of its top table, with one process that has it.
+
+    A hidden process's pages are looked at as well: its record is found where records are made.
+    """
     reader = TaskReader(guest)
     pgd = guest.layout.offset("mm_struct", "pgd")
     known: set[int] = set()
     found: dict[int, Task] = {}
-    for address in listed(guest) | in_pid_table(guest):
+    records = set(in_slabs(linear, Slabs(linear)).tolist())
+    for address in listed(guest) | in_pid_table(guest) | records:
         try:
             task = reader.read(address)
             if task.mm and task.mm not in known:
@@ -76,13 +82,14 @@ def _spaces(guest: Guest) -> dict[int, Task]:
 
 
 def _problems(
-    guest: Guest, pages: UserPages, certified: CertifiedFiles, vdso: dict[int, VdsoPage]
+    linear: LinearMap, pages: UserPages, certified: CertifiedFiles, vdso: dict[int, VdsoPage]
 ) -> Iterator[_Problem]:
     large = pages.size != np.uint64(PAGE_SIZE)
     for physical in np.unique(pages.physical[large]).tolist():
         yield _Problem(physical, "executable memory in a large page, which no file of the image has", "")
     frames = np.unique(pages.physical[~large])
-    owners = _Owners(guest, frames)
+    guest = linear.guest
+    owners = _Owners(linear, frames)
     places = guest.memory.frames_of(frames).tolist()
     content = memoryview(guest.memory.bytes)  # type: ignore[arg-type]
     for row, (physical, place) in enumerate(zip(frames.tolist(), places, strict=True)):
@@ -116,19 +123,19 @@ def _judged(physical: int, file: GuestFile | None, number: int, copied: bool) ->
 class _Owners:
     """To which page of which file each frame belongs, by the kernel's records of page frames."""
 
-    def __init__(self, guest: Guest, frames: Words) -> None:
-        layout = guest.layout
+    def __init__(self, linear: LinearMap, frames: Words) -> None:
+        layout = linear.guest.layout
         numbers = (frames // np.uint64(PAGE_SIZE)).astype(np.int64)
         mapping, index, head = (layout.offset("page", name) // 8 for name in ("mapping", "index", "compound_head"))
         self._mapping = np.zeros(len(frames), np.uint64)
         self._index = np.zeros(len(frames), np.uint64)
-        for first, rows in LinearMap.of(guest).records:
+        for first, rows in linear.records:
             mine = np.flatnonzero((numbers >= first) & (numbers < first + len(rows)))
             records = rows[numbers[mine] - first]
             whole = records[:, head] & np.uint64(1) == 0
             self._mapping[mine] = np.where(whole, records[:, mapping], 0)
             self._index[mine] = records[:, index]
-        self._files = self._named(guest, np.unique(self._mapping))
+        self._files = self._named(linear.guest, np.unique(self._mapping))
 
     @staticmethod
     def _named(guest: Guest, mappings: npt.NDArray[np.uint64]) -> dict[int, GuestFile]:
