@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
+from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.memory import Bytes
 from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
 from vinci.introspect.sites import Allowed, Offsets, unexplained
@@ -30,9 +31,21 @@ def check_text(guest: Guest) -> CheckResult:
     start, end = profile.start, profile.symbols["_etext"]
 
     def explain(seen: Bytes) -> Offsets:
-        return unexplained(seen, profile.relocated(start, end, guest.slide), profile.allowed)
+        found = unexplained(seen, profile.relocated(start, end, guest.slide), profile.allowed)
+        return unpatched(Livepatch(guest), guest.slid(start), seen, found) if len(found) else found
 
     return check_by_samples(Check.TEXT, guest, lambda: _sample(guest, Check.TEXT, start, end, explain))
+
+
+def unpatched(livepatch: Livepatch, base: int, seen: Bytes, offsets: Offsets) -> Offsets:
+    """Those of the offsets that our livepatch does not explain either; `base` is the address of what was seen."""
+    places = np.zeros(len(seen), np.bool_)
+    places[offsets] = True
+    for address, content in livepatch.allowed():
+        at = address - base
+        if 0 <= at <= len(seen) - len(content) and seen[at : at + len(content)].tobytes() == content:
+            places[at : at + len(content)] = False
+    return np.flatnonzero(places)
 
 
 def check_rodata(guest: Guest) -> CheckResult:

@@ -113,8 +113,8 @@ class Tables:
             mcounts=np.frombuffer(section("__mcount_loc")[1], np.uint64),
             retpolines=_relative(*section(".retpoline_sites")),
             locks=_relative(*section(".smp_locks")),
-            jumps=_pairs(*section("__jump_table"), 16),
-            static_calls=_pairs(*section(".static_call_sites"), 8),
+            jumps=pairs(*section("__jump_table"), 16),
+            static_calls=pairs(*section(".static_call_sites"), 8),
             paravirt=[
                 (int(i), int(t), int(n)) for i, t, n in np.frombuffer(section(".parainstructions")[1], _PARAVIRT)
             ],
@@ -132,7 +132,7 @@ def _relative(address: int, raw: bytes) -> Words:
     return (np.arange(len(entries)) * 4 + entries).astype(np.uint64) + np.uint64(address)
 
 
-def _pairs(address: int, raw: bytes, stride: int) -> tuple[Words, Words]:
+def pairs(address: int, raw: bytes, stride: int) -> tuple[Words, Words]:
     """Records that begin with two such entries: jump_entry (code, target), static_call_site (address, key)."""
     entries = np.frombuffer(raw, "<i4").reshape(-1, stride // 4).astype(np.int64)
     at = np.arange(len(entries)) * stride
@@ -292,7 +292,9 @@ def _variants(content: bytes, address: int, patched: dict[int, list[bytes]]) -> 
 
 def _retpoline(original: bytes, address: int, thunks: dict[int, int]) -> Iterator[bytes]:
     """patch_retpoline(): an indirect branch through the register that the thunk names, plain or behind an lfence."""
-    prefix = 1 if original[0] == 0x2E else 0
+    prefix = 1 if original[:1] == b"\x2e" else 0
+    if len(original) < prefix + 5:  # it lies in another piece of code
+        return
     opcode = original[prefix]
     if opcode not in (CALL, JMP):
         return

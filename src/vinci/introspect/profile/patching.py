@@ -59,9 +59,16 @@ class KernelRules:
             for name, address in zip(symbols.names, symbols.addresses.tolist(), strict=True)
             if name.startswith("__SCK__")
         }
+        self._keys_of = {
+            symbols[f"__SCT__{name}"]: key for key, name in self._keys.items() if f"__SCT__{name}" in symbols
+        }
 
     def functions_of(self, key: int) -> list[int]:
-        """What a static call of the key at that address may call; nothing when there is no such key."""
+        """What a static call of the key at that address may call; nothing when there is no such key.
+
+        A module names the trampoline instead of a key that is not exported.
+        """
+        key = self._keys_of.get(key, key)
         if key not in self._keys:
             return []
         others = (name for name in _STATIC_CALLS.get(self._keys[key], ()) if not name or name in self._symbols)

@@ -3,26 +3,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from vinci.images import inputs
-from vinci.images.build import Images, locked, made_once
+from vinci.images.build import OWN_MODULE, Images, locked, made_once
+from vinci.introspect import sites
 from vinci.introspect.btf import Btf, Layout
 from vinci.introspect.memory import Bytes
 from vinci.introspect.profile.elf import Elf
 from vinci.introspect.profile.kernel import Addresses, kernel_symbols, relocations, unpack_bzimage
-from vinci.introspect.profile.patching import allowed_in_text
+from vinci.introspect.profile.module_file import ModuleFile
+from vinci.introspect.profile.patching import KernelRules, allowed_in_text
+from vinci.introspect.profile.signature import built_in_keys, signer
 from vinci.introspect.sites import Allowed, alternatives
 from vinci.introspect.symbols import Symbols
 
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
 X86_FEATURE_SMAP = 9 * 32 + 20
 ANCHOR_SIZE = 1 << 16
 FORMAT = 1
@@ -30,7 +36,7 @@ FORMAT = 1
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """The trusted kernel and all that is known of it. Addresses are link addresses; files are mapped, not loaded."""
 
@@ -44,6 +50,9 @@ class Profile:
     relocations32: Addresses
     allowed: tuple[Allowed, ...] = ()
     """What the kernel may have made of its text; offsets from `start`."""
+    certified: dict[str, str] = field(default_factory=dict)
+    """The modules that a guest may load: SHA-256 of their files by the names that the kernel gives them."""
+    _modules: dict[str, ModuleFile] = field(default_factory=dict)
 
     def relocated(self, start: int, end: int, slide: int) -> Bytes:
         """The trusted bytes between two link addresses, as the boot code relocates them for a slide; a copy."""
@@ -91,6 +100,32 @@ class Profile:
         end = self.symbols["__end_rodata"]
         return max(s.address + s.size for s in self.elf.sections if s.address + s.size <= end)
 
+    @cached_property
+    def rules(self) -> KernelRules:
+        """How the kernel patches code."""
+        return KernelRules(self.elf, self.symbols, self.layout)
+
+    @cached_property
+    def exports(self) -> dict[str, int]:
+        """What modules may use of the kernel (struct kernel_symbol, asm/linkage of EXPORT_SYMBOL), by name."""
+        pairs = zip(self.symbols.names, self.symbols.addresses.tolist(), strict=True)
+        entries = {name[10:]: address for name, address in pairs if name.startswith("__ksymtab_")}
+        return {
+            name: address + int.from_bytes(self.elf.at(address, 4), "little", signed=True) & _MASK
+            for name, address in entries.items()
+        }
+
+    def module(self, name: str) -> ModuleFile | None:
+        """The certified module of that name, read when it is first asked for; its hash is compared once more."""
+        if name not in self.certified:
+            return None
+        if name not in self._modules:
+            content = (self.directory / "modules" / f"{name}.ko").read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.certified[name]:
+                raise ValueError(f"{self.directory}: the certified module {name} was changed")
+            self._modules[name] = ModuleFile(content)
+        return self._modules[name]
+
     @property
     def start(self) -> int:
         """Where the image begins: `_text`."""
@@ -104,8 +139,8 @@ class Profile:
 
 def profile_directory(images: Images) -> Path:
     """Where the profile of a set of images lies, named by what it is made from: the set and the code that makes it."""
-    code = [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    return images.kernel.parent.parent / f"profile-{inputs.text_digest(FORMAT, images.digest, code)}"
+    code = [path.read_text() for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(sites.__file__))]
+    return images.kernel.parent.parent / f"profile-{images.digest}-{inputs.text_digest(FORMAT, code)[:12]}"
 
 
 def ensure_profile(images: Images, progress: Progress = lambda step: None) -> Profile:
@@ -136,7 +171,31 @@ def _make(images: Images, out: Path, progress: Progress) -> None:
     for rows in allowed_in_text(elf, Symbols(addresses, names), layout):
         np.save(out / f"allowed-{rows.content.shape[1]}-at.npy", rows.at.astype(np.uint32))
         np.save(out / f"allowed-{rows.content.shape[1]}.npy", rows.content)
-    (out / "about.json").write_text(json.dumps({"kernel_release": images.kernel_release, "images": images.digest}))
+    progress("profile: modules")
+    about = {
+        "kernel_release": images.kernel_release,
+        "images": images.digest,
+        "modules": _certify(images, out / "modules", built_in_keys(elf, Symbols(addresses, names))),
+    }
+    (out / "about.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+
+def _certify(images: Images, target: Path, keys: dict[str, RSAPublicKey]) -> dict[str, dict[str, str]]:
+    """Copy the modules that a guest may load: signed by a key of the kernel, or our own build's. Raises ValueError."""
+    target.mkdir()
+    certified = {}
+    for path in sorted(images.modules.glob("*.ko")):
+        content = path.read_bytes()
+        try:
+            name = ModuleFile(content).name
+            by = signer(content, keys)
+        except ValueError as problem:
+            raise ValueError(f"{path.name}: {problem}") from problem
+        if by is None and name != OWN_MODULE:
+            raise ValueError(f"{path.name}: the module has no signature")
+        (target / f"{name}.ko").write_bytes(content)
+        certified[name] = {"sha256": hashlib.sha256(content).hexdigest(), "signer": by or "built with the images"}
+    return certified
 
 
 def load_profile(directory: Path) -> Profile:
@@ -157,6 +216,7 @@ def load_profile(directory: Path) -> Profile:
             Allowed(np.load(at).astype(np.int64), np.load(at.with_name(at.name.replace("-at", ""))))
             for at in sorted(directory.glob("allowed-*-at.npy"))
         ),
+        certified={name: module["sha256"] for name, module in about["modules"].items()},
     )
 
 

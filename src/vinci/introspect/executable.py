@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every executable page of the kernel belongs to its text, to a certified module, or to one of few named exceptions.
+
+The best single check: code that nobody lists, names or links still has to be executable somewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from vinci.introspect.findings import Check, CheckResult
+from vinci.introspect.guest import Guest
+from vinci.introspect.jit import explain_packs
+from vinci.introspect.livepatch import Livepatch
+from vinci.introspect.loaded import LoadedModule, listed, plausible
+from vinci.introspect.memory import PAGE_SIZE
+from vinci.introspect.paging import Mappings, mappings
+from vinci.introspect.real_mode import real_mode
+from vinci.introspect.sampling import Sample, check_by_samples
+
+_KERNEL_HALF = {4: 0xFFFF_8000_0000_0000, 5: 0xFF00_0000_0000_0000}
+"""By the levels of the page tables."""
+
+
+def check_executable_pages(guest: Guest) -> CheckResult:
+    """All executable mappings of the kernel half of `init_top_pgt`, which is that of every address space."""
+    return check_by_samples(Check.EXECUTABLE_PAGES, guest, lambda: _sample(guest))
+
+
+def _sample(guest: Guest) -> Sample:
+    pages = mappings(
+        guest.memory, guest.space, _KERNEL_HALF[guest.space.levels], 1 << 64, executable_only=True, max_tables=4096
+    )
+    sample = Sample(examined=int((pages.size // np.uint64(PAGE_SIZE)).sum()))
+    if pages.lost:
+        what = f"{pages.lost} entries of page tables lead outside memory"
+        sample.add("lost", Check.EXECUTABLE_PAGES, what, "kernel page tables")
+    for rights, what in ((pages.writable, "writable and executable"), (pages.user, "executable for user mode too")):
+        for start, size in _runs(pages, rights):
+            what_exactly = f"{size // PAGE_SIZE} pages: {what}"
+            sample.add((start, what), Check.EXECUTABLE_PAGES, what_exactly, guest.describe(start))
+    modules = [m for m in plausible(guest, set(listed(guest))) if guest.profile.module(m.name)]
+    owned = _kernel_text(guest, pages, sample) | _module_text(pages, modules)
+    runs = dict(_runs(pages, ~owned))
+    for start in (*explain_packs(guest, runs, sample), *real_mode(guest, runs), *_ftrace(guest, runs)):
+        runs.pop(start, None)
+    for start, size in runs.items():
+        what = f"{size // PAGE_SIZE} executable pages that belong to no certified code"
+        sample.add((start, "unowned"), Check.EXECUTABLE_PAGES, what, f"{start:#x}")
+    return sample
+
+
+def _ftrace(guest: Guest, runs: dict[int, int]) -> list[int]:
+    """The single pages that ftrace made for our livepatch."""
+    livepatch = Livepatch(guest)
+    own = {trampoline.page for trampoline in livepatch.trampolines}
+    single = [start for start, size in runs.items() if size == PAGE_SIZE]
+    others = [start for start in single if start not in own]
+    return [*own.intersection(single), *livepatch.left_over(others)]
+
+
+def _kernel_text(guest: Guest, pages: Mappings, sample: Sample) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """The pages of the kernel's text, all where the text lies, which is looked at elsewhere."""
+    start, end = guest.symbol("_text"), guest.symbol("_etext")
+    inside = (pages.virtual >= np.uint64(start)) & (pages.virtual < np.uint64(end))
+    moved = inside & (pages.physical - np.uint64(guest.physical_base) != pages.virtual - np.uint64(start))
+    for first, size in _runs(pages, moved):
+        what = f"{size // PAGE_SIZE} pages of the kernel's text are mapped elsewhere"
+        sample.add((first, "moved"), Check.EXECUTABLE_PAGES, what, guest.describe(first))
+    return inside
+
+
+def _module_text(pages: Mappings, modules: list[LoadedModule]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    owned = np.zeros(len(pages), np.bool_)
+    for module in modules:
+        parts = [(module.base, module.text)]
+        if module.initialising:
+            parts.append((module.init, module.init_text))
+        for base, size in parts:
+            owned |= (pages.virtual >= np.uint64(base)) & (pages.virtual < np.uint64(base + size))
+    return owned
+
+
+def _runs(pages: Mappings, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, int]]:
+    """Start and size of each group of chosen pages that follow each other."""
+    virtual, sizes = pages.virtual[chosen].tolist(), pages.size[chosen].tolist()
+    start = end = None
+    for address, size in zip(virtual, sizes, strict=True):
+        if address != end:
+            if start is not None and end is not None:
+                yield start, end - start
+            start = address
+        end = address + size
+    if start is not None and end is not None:
+        yield start, end - start
