@@ -24,6 +24,7 @@ from vinci.introspect.attach import attach
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.confine import confine
 from vinci.introspect.findings import Check, CheckResult
+from vinci.introspect.hooks import HookTables
 from vinci.introspect.look import CHECKS, CPU_SECONDS, OutOfTimeError, Subject, look, processor_time, sentence
 from vinci.introspect.memory import GuestMemory, parse_regions
 from vinci.introspect.profile import Profile, ensure_profile
@@ -48,6 +49,7 @@ class Checker:
     def __init__(self, profile: Profile, certified: Mapping[str, CertifiedFiles]) -> None:
         """`certified`: the files of the image that each kind of VM runs from."""
         self._profile = profile
+        self._hooks = HookTables(profile)
         self._certified = certified
         self._vms: dict[str, _Vm] = {}
 
@@ -84,7 +86,7 @@ class Checker:
             with processor_time(CPU_SECONDS):
                 if vm.subject is None:
                     guest = attach(vm.memory, request.registers, self._profile)
-                    vm.subject = Subject(guest, self._certified[request.kind])
+                    vm.subject = Subject(guest, self._certified[request.kind], self._hooks)
         except (Exception, OutOfTimeError) as error:  # whatever a guest can provoke counts against it
             milliseconds = (time.perf_counter() - started) * 1000
             return (CheckResult(Check.PLACE, 0, milliseconds, error=sentence(error)),)

@@ -11,28 +11,49 @@ import numpy as np
 import numpy.typing as npt
 
 from vinci.introspect.guest import Guest
-from vinci.introspect.memory import Words
+from vinci.introspect.loaded import listed, read_module
+from vinci.introspect.memory import Implausible, Words
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleSpan:
     """A certified module as it is loaded: its name, and the virtual addresses of its text and of its data.
 
-    `functions` are the addresses at which its functions begin, ascending; without any, all its text counts.
+    `functions` are the offsets from the start of its text at which its functions begin, ascending.
     """
 
     name: str
     text: tuple[int, int]
     data: tuple[int, int]
-    functions: tuple[int, ...] = ()
+    functions: tuple[int, ...]
+
+
+def certified_modules(guest: Guest) -> list[ModuleSpan]:
+    """The loaded modules that are certified by their name and sizes; that they are by every byte too is another check.
+
+    What points into any other module points outside certified code. Raises Unreadable, Implausible.
+    """
+    spans = []
+    for address in listed(guest):
+        try:
+            module = read_module(guest, address)
+        except Implausible:
+            continue  # one that is just being loaded
+        file = guest.profile.module(module.name)
+        if file is None or (module.text, module.read_only) != (file.core.text, file.core.read_only):
+            continue
+        text = (module.base, module.base + file.core.text)
+        spans.append(ModuleSpan(module.name, text, (text[1], module.base + file.core.size), file.functions))
+    return spans
 
 
 class Code:
     """The text of the kernel and of its certified modules, in one guest."""
 
-    def __init__(self, guest: Guest, modules: Iterable[ModuleSpan] = ()) -> None:
+    def __init__(self, guest: Guest, modules: Iterable[ModuleSpan] | None = None) -> None:
+        """`modules`: those that are certified; None to read which they are. Raises Unreadable, Implausible."""
         self.guest = guest
-        self.modules = tuple(modules)
+        self.modules = tuple(certified_modules(guest) if modules is None else modules)
         read_only = (guest.symbol("__start_rodata"), guest.symbol("__end_rodata"))
         data = (guest.symbol("_sdata"), guest.symbol("_edata"))
         self._data = (read_only, data, *(module.data for module in self.modules))
@@ -46,20 +67,13 @@ class Code:
 
     @cached_property
     def _in_modules(self) -> Words:
-        return np.unique(np.array([start for module in self.modules for start in module.functions], np.uint64))
-
-    @cached_property
-    def _whole(self) -> tuple[tuple[int, int], ...]:
-        return tuple(module.text for module in self.modules if not module.functions)
+        starts = [np.array(module.functions, np.uint64) + np.uint64(module.text[0]) for module in self.modules]
+        return np.unique(np.concatenate([np.zeros(0, np.uint64), *starts]))
 
     def are_functions(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address is one at which a certified function begins."""
-        found = _are_among(addresses - np.uint64(self.guest.slide), self._starts) | _are_among(
-            addresses, self._in_modules
-        )
-        for start, end in self._whole:
-            found |= (addresses >= np.uint64(start)) & (addresses < np.uint64(end))
-        return found
+        in_kernel = _are_among(addresses - np.uint64(self.guest.slide), self._starts)
+        return in_kernel | _are_among(addresses, self._in_modules)
 
     def is_function(self, address: int) -> bool:
         """Whether a certified function begins at the address."""

@@ -13,8 +13,11 @@ from types import FrameType
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Budget, Guest
+from vinci.introspect.hooks import HookTables, check_hooks
 from vinci.introspect.kernel_text import check_rodata, check_text
+from vinci.introspect.network import check_network
 from vinci.introspect.place import check_place
+from vinci.introspect.processes import check_processes
 from vinci.introspect.registers import parse_registers
 from vinci.introspect.user_pages import check_user_pages
 
@@ -29,6 +32,8 @@ class Subject:
     guest: Guest
     certified: CertifiedFiles
     """The files of the image that it runs from."""
+    hooks: HookTables
+    """What the image of its kernel says of hooks."""
 
 
 CheckFunction = Callable[[Subject], CheckResult]
@@ -37,7 +42,10 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.PLACE, lambda subject: check_place(subject.guest)),
     (Check.TEXT, lambda subject: check_text(subject.guest)),
     (Check.RODATA, lambda subject: check_rodata(subject.guest)),
+    (Check.HOOKS, lambda subject: check_hooks(subject.guest, subject.hooks)),
+    (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified)),
     (Check.USER_PAGES, lambda subject: check_user_pages(subject.guest, subject.certified)),
+    (Check.NETWORK, lambda subject: check_network(subject.guest)),
 )
 """All checks of a look, in order: each rests on those before it."""
 

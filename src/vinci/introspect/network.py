@@ -24,13 +24,9 @@ _XDP_MODES = 3
 _PROGRAM_TABLES = {"prog_idr": "program", "link_idr": "link", "map_idr": "map"}
 
 
-def check_network(guest: Guest, code: Code) -> CheckResult:
-    """Find sniffers: in sockets, in the kernel's lists of packet handlers, on the cards, as BPF programs.
-
-    Args:
-        code: where packet handlers may be.
-    """
-    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, code))
+def check_network(guest: Guest) -> CheckResult:
+    """Find sniffers: in sockets, in the kernel's lists of packet handlers, on the cards, as BPF programs."""
+    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, Code(guest)))
 
 
 def _sample(guest: Guest, code: Code) -> Sample:

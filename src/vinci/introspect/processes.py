@@ -39,17 +39,14 @@ class _Views:
         return self.listed | self.by_pid | self.in_memory
 
 
-def check_processes(
-    guest: Guest, code: Code, certified: CertifiedFiles, programs: frozenset[str] | None = None
-) -> CheckResult:
+def check_processes(guest: Guest, certified: CertifiedFiles, programs: frozenset[str] | None = None) -> CheckResult:
     """Find hidden processes, kernel threads outside certified code, and programs that are not the image's.
 
     Args:
-        code: where kernel threads may begin.
         certified: the image's files.
         programs: the paths of programs that may run; None for every program of the image.
     """
-    return check_by_samples(Check.PROCESSES, guest, lambda: _sample(guest, code, certified, programs))
+    return check_by_samples(Check.PROCESSES, guest, lambda: _sample(guest, Code(guest), certified, programs))
 
 
 def _sample(guest: Guest, code: Code, certified: CertifiedFiles, programs: frozenset[str] | None) -> Sample:

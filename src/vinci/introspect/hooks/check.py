@@ -11,14 +11,13 @@ from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.sampling import Sample, check_by_samples
 
 
-def check_hooks(guest: Guest, code: Code, trusted: HookTables) -> CheckResult:
+def check_hooks(guest: Guest, trusted: HookTables) -> CheckResult:
     """Find pointers, chains, tables and paths of the kernel through which foreign code would run.
 
     Args:
-        code: the text and data of the kernel and of the certified modules.
         trusted: what the guest's trusted image says of its hooks.
     """
-    return check_by_samples(Check.HOOKS, guest, lambda: _sample(guest, code, trusted))
+    return check_by_samples(Check.HOOKS, guest, lambda: _sample(guest, Code(guest), trusted))
 
 
 def _sample(guest: Guest, code: Code, trusted: HookTables) -> Sample:

@@ -86,6 +86,14 @@ class ModuleFile:
         start, name = max((pair for pair in starts if pair[0] <= offset), default=(0, "start"))
         return f"{name}+{offset - start:#x}"
 
+    @cached_property
+    def functions(self) -> tuple[int, ...]:
+        """The offsets into the core part at which its functions begin, ascending."""
+        text = {index: offset for index, offset in self.core.offsets.items() if offset < self.core.text}
+        return tuple(
+            sorted({text[s.section] + s.value for s in self.elf.symbols if s.kind == _FUNCTION and s.section in text})
+        )
+
     def _layout(self, *, init: bool) -> Layout:
         offsets: dict[int, int] = {}
         sizes: list[int] = []
