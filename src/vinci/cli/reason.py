@@ -13,7 +13,8 @@ import typer
 
 from vinci.cli.client import lines, node_paths
 from vinci.cli.declare import File, load_or_fail
-from vinci.cli.denials import NotADenialError, explain_denial
+from vinci.cli.denials import explain_denial
+from vinci.cli.denied import NotADenialError
 from vinci.cli.failure import Failure, Status
 from vinci.cli.in_force import declaration_in_force
 from vinci.cli.output import print_json, print_table, run

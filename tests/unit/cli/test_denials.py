@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from vinci.cli.denials import NotADenialError, explain_denial, operation_of
+from vinci.cli.denials import explain_denial, operation_of
+from vinci.cli.denied import NotADenialError
 from vinci.model.infrastructure import Operation
 from vinci.model.load import Declaration, load
 from vinci.plan.bridge_filter import DropReason

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Why an FW-VM let a packet or a request not cross, on records as the agent writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vinci.cli.denials import explain_denial
+from vinci.cli.denied import Denial, NotADenialError
+from vinci.model.load import Declaration, load
+from vinci.plan.firewall_rules import FlowDenial
+
+UTILITY = Path(__file__).parents[3] / "examples" / "utility.yaml"
+SCADA, DATABASE, SOFTWARE = "10.30.2.10", "10.30.3.10", "10.30.1.10"
+
+
+@pytest.fixture(scope="module")
+def utility() -> Declaration:
+    return load(UTILITY)
+
+
+def line_of(text: str) -> int:
+    return next(number for number, line in enumerate(UTILITY.read_text().splitlines(), 1) if text in line)
+
+
+def denied(
+    reason: str, source: str | None, target: str | None, port: str | None, protocol: str = "TCP"
+) -> dict[str, Any]:
+    fields = {"claimed_source": source, "claimed_target": target, "target_port": port, "protocol": protocol}
+    told = {key: value for key, value in fields.items() if value is not None}
+    return {"id": 17, "event": "flow-denied", "firewall": "software-fw", "vm": "software-1", "reason": reason, **told}
+
+
+def deciding(denial: Denial) -> set[int]:
+    return {each.position.line for each in denial.explanation.grounds if each.position and each.decides}
+
+
+def texts(denial: Denial) -> str:
+    return "\n".join(each.text for each in denial.explanation.grounds)
+
+
+def test_a_flow_that_nobody_declared_is_told_label_by_label(utility: Declaration) -> None:
+    denial = explain_denial(utility, denied("not-declared", SOFTWARE, SCADA, "502"))
+    assert denial.place == "nftables of FW-VM software-fw, forward"
+    assert denial.rule.startswith("not-declared: only packets of declared flows")
+    assert denial.explanation.question == f"{SOFTWARE} -> {SCADA} tcp/502"
+    assert not denial.explanation.allowed
+    assert f"{SOFTWARE} is software-1 of software" in texts(denial)
+    assert "software has the label office {tools}" in texts(denial)
+    assert "scada has the label control {tools, process}" in texts(denial)
+    assert "no flow permits software to reach modbus (tcp/502) of scada" in texts(denial)
+    assert "there is a flow the other way, from scada to software: http" in texts(denial)
+    lines = {each.position.line for each in denial.explanation.grounds if each.position}
+    assert {line_of("    label: toolmaking"), line_of("    label: plant")} <= lines
+    assert denial.explanation.change.startswith("declare a flow from software to scada with `upward: true`")
+
+
+def test_a_declared_flow_denied_all_the_same(utility: Declaration) -> None:
+    denial = explain_denial(utility, denied("not-declared", DATABASE, SCADA, "502"))
+    assert "was not then, or the packet opened no connection" in denial.rule
+    assert line_of("- from: database") in deciding(denial)
+
+
+def test_an_answer_by_a_diode(utility: Declaration) -> None:
+    denial = explain_denial(utility, denied("not-declared", DATABASE, SCADA, "5140", "UDP"))
+    assert "there is a flow the other way, from scada to database: alarms (udp/5140)" in texts(denial)
+
+
+@pytest.mark.parametrize("reason", list(FlowDenial))
+@pytest.mark.parametrize("source", [SOFTWARE, "10.30.1.1", "10.30.1.77", "8.8.8.8", None])
+@pytest.mark.parametrize("target", [SCADA, "10.30.2.2", "10.255.0.2", None])
+@pytest.mark.parametrize(("port", "protocol"), [("22", "TCP"), (None, "ICMP"), ("0", "UDP"), ("70000", "47")])
+def test_every_reason_is_explained(
+    utility: Declaration, reason: FlowDenial, source: str | None, target: str | None, port: str | None, protocol: str
+) -> None:
+    denial = explain_denial(utility, denied(reason, source, target, port, protocol))
+    assert denial.rule.startswith(f"{reason}: ")
+    assert "software-fw" in denial.place
+    assert not denial.explanation.allowed
+    assert any(each.decides for each in denial.explanation.grounds)
+    assert denial.explanation.change
+
+
+def test_an_address_of_nobody_in_a_network_names_its_community(utility: Declaration) -> None:
+    denial = explain_denial(utility, denied("spoofed", "10.30.3.77", SCADA, "502"))
+    assert deciding(denial) == {line_of("  database:")}
+
+
+def test_a_reason_that_no_firewall_gives(utility: Declaration) -> None:
+    with pytest.raises(NotADenialError, match="no reason that is known"):
+        explain_denial(utility, denied("whim", SOFTWARE, SCADA, "502"))
+
+
+def request(number: object) -> dict[str, Any]:
+    return {
+        **{"id": 18, "event": "request-denied", "firewall": "scada-fw", "vm": "database-1", "reason": "function"},
+        **{"flow_number": number, "claimed_source": DATABASE, "claimed_target": SCADA, "request": "write-register 3"},
+    }
+
+
+def test_a_request_that_a_gateway_denied_names_what_may_pass(utility: Declaration) -> None:
+    denial = explain_denial(utility, request(0))
+    assert denial.place == "the modbus gateway on FW-VM scada-fw"
+    assert denial.rule.startswith("function: ")
+    assert denial.explanation.question == "database asks scada: write-register 3"
+    assert deciding(denial) == {line_of("gateway: modbus") - 1}
+    assert "functions read-holding-registers, read-input-registers" in texts(denial)
+
+
+@pytest.mark.parametrize("number", [1, 99, -1, None, "0"])
+def test_a_gateway_that_is_no_longer_declared(utility: Declaration, number: object) -> None:
+    with pytest.raises(NotADenialError, match="not declared any more"):
+        explain_denial(utility, request(number))
