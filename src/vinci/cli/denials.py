@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from vinci.cli.denied import Denial, NotADenialError, Record, cards, ground
 from vinci.cli.denied_packets import explain_crossing, explain_packet, explain_request
-from vinci.model.infrastructure import Operation
+from vinci.model.infrastructure import LoginRule, Operation
 from vinci.model.labels import Lattice
 from vinci.model.load import Declaration
 from vinci.model.problems import ModelPath
@@ -20,6 +20,7 @@ from vinci.plan.compile import compile_plan
 from vinci.policy.access import access
 from vinci.policy.explain import Explanation, Ground, explain_access
 
+_AUTHENTICATION = "the A-VM (node's agent), authentication"
 REQUEST_DENIED = "request-denied"
 """What a gateway's denial is called."""
 
@@ -37,11 +38,12 @@ def explain_denial(declaration: Declaration, record: Record) -> Denial:
         Event.FLOW_DENIED: explain_crossing,
         REQUEST_DENIED: explain_request,
         Event.LOGIN_DENIED: _login,
+        Event.LOGIN: _entered,
     }
     event = str(record.get("event"))
     if event not in explainers:
         kinds = ", ".join(explainers)
-        raise NotADenialError(f"record {record.get('id')} is a {event}: denials are {kinds}")
+        raise NotADenialError(f"record {record.get('id')} is a {event}: what can be explained is {kinds}")
     return explainers[event](declaration, record)
 
 
@@ -168,7 +170,9 @@ def _login(declaration: Declaration, record: Record) -> Denial:
         change = "declare the user"
     else:
         member = " and ".join(declared.communities)
-        wrong_community = "community" in reason
+        if reason.startswith("no login rule"):
+            return _no_rule(declaration, user, reason)
+        wrong_community = "is not in community" in reason
         path: ModelPath = ("users", user, "communities" if wrong_community else "password_hash")
         text = (
             f"{user} is in {member}"
@@ -179,4 +183,40 @@ def _login(declaration: Declaration, record: Record) -> Denial:
         if wrong_community:
             change = "put the user into the community"
     explanation = Explanation(f"login of {user}", False, tuple(grounds), change)
-    return Denial("the A-VM (node's agent), authentication", reason, explanation)
+    return Denial(_AUTHENTICATION, reason, explanation)
+
+
+def _no_rule(declaration: Declaration, user: str, reason: str) -> Denial:
+    """Each rule that speaks of the user, with its line."""
+    rules = declaration.infrastructure.login
+    grounds = tuple(
+        ground(declaration, f"rule {number + 1} lets {user} into {_terms(rule)}", ("login", number))
+        for number, rule in enumerate(rules)
+        if rule.user in (None, user)
+    )
+    change = f"log in when a rule fits, or add one under `login` for {user}"
+    return Denial(_AUTHENTICATION, reason, Explanation(f"login of {user}", False, grounds, change))
+
+
+def _terms(rule: LoginRule) -> str:
+    where = f" at {rule.node}" if rule.node else ""
+    return f"{rule.community}{where}" + (f" from {rule.between}" if rule.between else "")
+
+
+def _entered(declaration: Declaration, record: Record) -> Denial:
+    """Why somebody was let in: the membership, and the rule that decided."""
+    user, community = str(record.get("user", "?")), str(record.get("community", "?"))
+    rules, number = declaration.infrastructure.login, record.get("login_rule")
+    declared = declaration.infrastructure.users.get(user)
+    member = declared is not None and community in declared.communities
+    path: ModelPath = ("users", user, "communities", community) if member else ("users",)
+    text = f"{user} is in {community}" if member else f"{user} is not in {community} any more"
+    grounds = [ground(declaration, text, path)]
+    rule = "the right password; one community, or the one that was asked for"
+    if isinstance(number, int) and 0 < number <= len(rules):
+        rule = f"the right password, and rule {number} of `login`"
+        terms = f"rule {number} now: {_terms(rules[number - 1])}"
+        grounds.append(ground(declaration, terms, ("login", number - 1)))
+    question = f"{user} enters {community} on {record.get('vm', '?')}"
+    change = f"take {user} out of {community}"
+    return Denial(_AUTHENTICATION, rule, Explanation(question, True, tuple(grounds), change), allowed=True)

@@ -27,6 +27,8 @@ class Denial:
     place: str
     rule: str
     explanation: Explanation
+    allowed: bool = False
+    """True for a record of something that was permitted: then rule and place are those that let it through."""
 
 
 def ground(declaration: Declaration, text: str, path: ModelPath | None, decides: bool = True) -> Ground:

@@ -156,7 +156,7 @@ async def _explain(words: list[str], event: int | None, file: Path | None, node:
         return Status.DONE
     if event is not None:
         say(f"event {event}: {record['message']}")
-        say(f"denied at: {denial.place}")
+        say(f"{'allowed' if denial.allowed else 'denied'} at: {denial.place}")
         say(f"by the rule: {denial.rule}")
     _print_explanation(explanation)
     return Status.DONE

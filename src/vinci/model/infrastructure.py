@@ -319,13 +319,17 @@ class Node(Declared):
 
 
 class LoginRule(Declared):
-    """Chooses a community by where and when somebody logs in; the first rule that fits decides."""
+    """Chooses a community by where and when somebody logs in; the first rule that fits decides.
+
+    A user whom a rule names enters by a rule only: where none fits, the login is refused.
+    """
 
     community: Name = Field(description="the community that the login enters, if the user is a member")
-    user: UserName | None = Field(default=None, description="only this user")
+    user: UserName | None = Field(default=None, description="only this user, who enters by rules alone from then on")
     node: Name | None = Field(default=None, description="only at this node")
     between: TimeSpan | None = Field(
-        default=None, description="only at these times, `22:00-06:00`; the end is not included"
+        default=None,
+        description="only at these times of the node's own clock and time zone, `22:00-06:00`; the end is not included",
     )
 
 

@@ -30,6 +30,7 @@ from vinci.node.sessions import Logins
 from vinci.plan.compile import compile_plan
 from vinci.plan.types import NodePlan, Plan, Vm, VmKind
 from vinci.policy.flows import analyse, leak_problems
+from vinci.policy.login import Entrance
 from vinci.store.sqlite import Session, Store
 from vinci.vmm.domain import Accelerator
 from vinci.vmm.host import RunningVm, VmEvent, VmHost, VmState
@@ -343,11 +344,11 @@ class Agent:
         return self.store.sessions()
 
     @contextlib.asynccontextmanager
-    async def session(self, user: str, community: str, purpose: str) -> AsyncIterator[Session]:
+    async def session(self, user: str, entered: Entrance, purpose: str) -> AsyncIterator[Session]:
         """A session that ends with the block, whatever happens."""
         if self.in_force is None or self._stopping:
             raise ChannelError("nothing is up: no declaration is in force")
-        session = await self.logins.open(self.in_force.plan, self.in_force.node_plan, user, community, purpose)
+        session = await self.logins.open(self.in_force.plan, self.in_force.node_plan, user, entered, purpose)
         try:
             yield session
         finally:

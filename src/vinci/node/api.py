@@ -29,7 +29,7 @@ from vinci.model.problems import DeclarationError
 from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
-from vinci.node.authenticate import MAX_PASSWORD, CommunityNeededError, DeniedError, hash_password
+from vinci.node.authenticate import MAX_PASSWORD, DeniedError, hash_password
 from vinci.node.authorize import GROUP, Peer, peer_of
 from vinci.node.channel import ChannelError
 from vinci.node.introspection.service import ReleaseError, look_json
@@ -38,6 +38,7 @@ from vinci.node.relay import Terminal, relay
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
+from vinci.policy.login import CommunityNeededError, NoRuleError
 from vinci.vmm.host import VmmError
 
 _LOG = logging.getLogger(__name__)
@@ -370,6 +371,8 @@ class _Api:
             end = await act(request, socket_, await _first(socket_))
         except DeniedError:
             end = {"error": "login denied", "denied": True}
+        except NoRuleError as error:
+            end = {"error": str(error)}
         except CommunityNeededError as error:
             end = {"choose": list(error.choices)}
         except ChannelError as error:
@@ -396,11 +399,11 @@ class _Api:
         in_force = self._agent.in_force
         if in_force is None:
             return {"error": "nothing is up: no declaration is in force"}
-        user, community = await self._agent.logins.authenticate(
+        user, entered = await self._agent.logins.authenticate(
             in_force.infrastructure, LoginRequest(_peer(request).uid, message.user, message.password, message.community)
         )
-        async with self._agent.session(user, community, "login") as session:
-            await socket_.send_json({"session": session.id, "community": community, "vm": session.vm})
+        async with self._agent.session(user, entered, "login") as session:
+            await socket_.send_json({"session": session.id, "community": entered.community, "vm": session.vm})
             command = f"exec /usr/lib/vinci/app-session {user}{_words(message.command)}"
             channel = self._agent.guests.channel(session.vm)
             return {"exit": await relay(socket_, channel, command, _terminal(message.terminal))}

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Who a user is, and which community a login enters: central authentication by the A-VM."""
+"""Who a user is: central authentication by the A-VM."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import time
-
 import argon2
-
-from vinci.model.infrastructure import Infrastructure, LoginRule
 
 MAX_PASSWORD = 1024
 FAILURES_ALLOWED = 5
@@ -28,14 +23,6 @@ class DeniedError(Exception):
         self.reason = reason
 
 
-class CommunityNeededError(Exception):
-    """The user is in several communities and no rule decides: one has to be named."""
-
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        super().__init__(", ".join(choices))
-        self.choices = choices
-
-
 def hash_password(password: str) -> str:
     """The argon2id hash (RFC 9106) to keep of a password."""
     return _HASHER.hash(password)
@@ -50,45 +37,6 @@ def verify_password(stored: str | None, untrusted_password: str) -> bool:
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
     return stored is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """Where and when somebody logs in."""
-
-    node: str
-    at: time
-
-
-def choose_community(infrastructure: Infrastructure, user: str, asked: str | None, where: Circumstances) -> str:
-    """The community that this login enters: the one asked for, else the first rule that fits, else the only one.
-
-    Raises:
-        DeniedError: the user is not in the community.
-        CommunityNeededError: several fit and no rule decides.
-    """
-    memberships = infrastructure.users[user].communities
-    if asked is not None:
-        if asked not in memberships:
-            raise DeniedError(f"{user} is not in community {asked}")
-        return asked
-    for rule in infrastructure.login:
-        if rule.community in memberships and _fits(rule, user, where):
-            return rule.community
-    if len(memberships) == 1:
-        return next(iter(memberships))
-    raise CommunityNeededError(tuple(memberships))
-
-
-def _fits(rule: LoginRule, user: str, where: Circumstances) -> bool:
-    if rule.user not in (None, user) or rule.node not in (None, where.node):
-        return False
-    if rule.between is None:
-        return True
-    start, end = (time.fromisoformat(part) for part in rule.between.split("-"))
-    if start <= end:
-        return start <= where.at < end
-    return where.at >= start or where.at < end
 
 
 class FailureLimit:

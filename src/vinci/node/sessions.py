@@ -19,11 +19,8 @@ from datetime import datetime
 from vinci.model.infrastructure import Infrastructure
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.authenticate import (
-    Circumstances,
-    CommunityNeededError,
     DeniedError,
     FailureLimit,
-    choose_community,
     verify_password,
 )
 from vinci.node.channel import ChannelError
@@ -31,6 +28,14 @@ from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.plan.accounts import account_table
 from vinci.plan.types import NodePlan, Plan, Vm, VmKind
+from vinci.policy.login import (
+    Circumstances,
+    CommunityNeededError,
+    Entrance,
+    NoRuleError,
+    NotMemberError,
+    entrance,
+)
 from vinci.store.sqlite import Session, Store
 
 LOGIN_SECONDS = 60.0
@@ -75,12 +80,13 @@ class Logins:
         self._unfinished: set[tuple[str, str]] = set()
         self._accounts: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def authenticate(self, infrastructure: Infrastructure, request: LoginRequest) -> tuple[str, str]:
+    async def authenticate(self, infrastructure: Infrastructure, request: LoginRequest) -> tuple[str, Entrance]:
         """The user and the community that a request proves.
 
         Raises:
             DeniedError: it proves nothing; the reason is recorded, the asker is not told.
             CommunityNeededError: the password is right, the community has to be named.
+            NoRuleError: the password is right, and rules keep the user out here and now.
         """
         user = request.untrusted_user if request.untrusted_user in infrastructure.users else None
         stored = None
@@ -97,11 +103,14 @@ class Logins:
         if not fits or user is None:
             raise self._denied(request.untrusted_user, "wrong password" if user else "no such user")
         self._limit.passed(request.asker, user)
-        where = Circumstances(self._node, datetime.now().time())
+        where = Circumstances(self._node, datetime.now().astimezone())
         try:
-            return user, choose_community(infrastructure, user, request.untrusted_community, where)
-        except DeniedError as error:
-            raise self._denied(user, error.reason) from None
+            return user, entrance(infrastructure, user, request.untrusted_community, where)
+        except NotMemberError as error:
+            raise self._denied(user, str(error)) from None
+        except NoRuleError as error:
+            self._denied(user, str(error))
+            raise  # who has proved who he is may know when to come back
 
     def _denied(self, untrusted_user: str, reason: str) -> DeniedError:
         user = untrusted_user[:64]
@@ -110,13 +119,14 @@ class Logins:
         )
         return DeniedError(reason)
 
-    async def open(self, plan: Plan, node_plan: NodePlan, user: str, community: str, purpose: str) -> Session:
+    async def open(self, plan: Plan, node_plan: NodePlan, user: str, entered: Entrance, purpose: str) -> Session:
         """Make a session of an authenticated user: VM, grant, account, mounts.
 
         Raises:
             DeniedError: no APP-VM of the community can take the user.
             ChannelError: a VM did not do its part; nothing is left half open.
         """
+        community = entered.community
         if not any(member.user == user and member.community == community for member in plan.members):
             raise self._denied(user, f"{user} is not in community {community}")  # since a moment ago
         vm = self._choose_vm(node_plan, user, community)
@@ -139,11 +149,12 @@ class Logins:
         self._audit.record(
             Event.LOGIN,
             Severity.INFO,
-            f"{user} entered {community} on {vm.name} ({purpose})",
+            f"{user} entered {community} on {vm.name} ({purpose}{_by(entered)})",
             user=user,
             community=community,
             vm=vm.name,
             session=session.id,
+            login_rule=None if entered.rule is None else entered.rule + 1,
         )
         return session
 
@@ -226,4 +237,8 @@ class Logins:
         return min(own, key=lambda vm: load[vm.name])
 
 
-__all__ = ["CommunityNeededError", "DeniedError", "LoginRequest", "Logins"]
+def _by(entered: Entrance) -> str:
+    return "" if entered.rule is None else f", by login rule {entered.rule + 1}"
+
+
+__all__ = ["CommunityNeededError", "DeniedError", "LoginRequest", "Logins", "NoRuleError"]

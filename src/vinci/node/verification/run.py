@@ -19,6 +19,7 @@ from vinci.node.verification.network import ALWAYS_TRIED, Endpoint, measure_reac
 from vinci.plan.accounts import USER_GROUP_GID
 from vinci.plan.types import Member, Vm, VmKind
 from vinci.policy.expected import MEASURED_OPERATIONS, Place
+from vinci.policy.login import Entrance
 
 if TYPE_CHECKING:
     from vinci.node.agent import Agent, InForce
@@ -42,7 +43,9 @@ async def verify(agent: Agent, report: Report) -> Json:
 
         async def log_in(member: Member) -> FileSubject:
             nonlocal done
-            session = await sessions.enter_async_context(agent.session(member.user, member.community, "verify"))
+            session = await sessions.enter_async_context(
+                agent.session(member.user, Entrance(member.community), "verify")
+            )
             done += 1
             report(Progress("log users in", done, len(members)))
             return _subject(in_force, member, session.vm)
