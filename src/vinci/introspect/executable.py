@@ -14,7 +14,7 @@ from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.jit import explain_packs
 from vinci.introspect.livepatch import Livepatch
-from vinci.introspect.loaded import LoadedModule, listed, plausible
+from vinci.introspect.loaded import MODULES_END, MODULES_START, listed, plausible
 from vinci.introspect.memory import PAGE_SIZE
 from vinci.introspect.paging import Mappings, mappings
 from vinci.introspect.real_mode import real_mode
@@ -41,8 +41,7 @@ def _sample(guest: Guest) -> Sample:
         for start, size in _runs(pages, rights):
             what_exactly = f"{size // PAGE_SIZE} pages: {what}"
             sample.add((start, what), Check.EXECUTABLE_PAGES, what_exactly, guest.describe(start))
-    modules = [m for m in plausible(guest, set(listed(guest))) if guest.profile.module(m.name)]
-    owned = _kernel_text(guest, pages, sample) | _module_text(pages, modules)
+    owned = _kernel_text(guest, pages, sample) | _module_text(guest, pages)
     runs = dict(_runs(pages, ~owned))
     for start in (*explain_packs(guest, runs, sample), *real_mode(guest, runs), *_ftrace(guest, runs)):
         runs.pop(start, None)
@@ -72,12 +71,16 @@ def _kernel_text(guest: Guest, pages: Mappings, sample: Sample) -> np.ndarray[tu
     return inside
 
 
-def _module_text(pages: Mappings, modules: list[LoadedModule]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _module_text(guest: Guest, pages: Mappings) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """The text of certified modules, as large as their files say; what it holds is looked at elsewhere."""
     owned = np.zeros(len(pages), np.bool_)
-    for module in modules:
-        parts = [(module.base, module.text)]
-        if module.initialising:
-            parts.append((module.init, module.init_text))
+    for module in plausible(guest, set(listed(guest))):
+        file = guest.profile.module(module.name)
+        if file is None:
+            continue
+        parts = [(module.base, file.core.text)]
+        if module.initialising and MODULES_START <= module.init < MODULES_END:
+            parts.append((module.init, file.init.text))
         for base, size in parts:
             owned |= (pages.virtual >= np.uint64(base)) & (pages.virtual < np.uint64(base + size))
     return owned

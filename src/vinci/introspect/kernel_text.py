@@ -16,6 +16,7 @@ from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.memory import Bytes
+from vinci.introspect.paging import mappings
 from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
 from vinci.introspect.sites import Allowed, Offsets, unexplained
 
@@ -63,7 +64,23 @@ def check_rodata(guest: Guest) -> CheckResult:
         expected[late] = seen[late]
         return np.append(unexplained(seen, expected, (_options(expected),)), changed)
 
-    return check_by_samples(Check.RODATA, guest, lambda: _sample(guest, Check.RODATA, start, end, explain))
+    def sample() -> Sample:
+        found = _sample(guest, Check.RODATA, start, end, explain)
+        _mapped(guest, start, symbols["__end_rodata"], found)
+        return found
+
+    return check_by_samples(Check.RODATA, guest, sample)
+
+
+def _mapped(guest: Guest, start: int, end: int, sample: Sample) -> None:
+    """Its pages are mapped where the image lies, read-only. (The text's are looked at with all executable ones.)"""
+    pages = mappings(guest.memory, guest.space, guest.slid(start), guest.slid(end), max_tables=64)
+    expected = pages.virtual - np.uint64(guest.slid(guest.profile.start)) + np.uint64(guest.physical_base)
+    for wrong, what in ((pages.physical != expected, "mapped elsewhere"), (pages.writable, "writable")):
+        for address in pages.virtual[wrong].tolist()[:1]:
+            count = np.count_nonzero(wrong)
+            where = guest.describe(address)
+            sample.add((what, address), Check.RODATA, f"{count} pages of read-only data are {what}", where)
 
 
 _TABLES = (

@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from vinci.introspect.address_spaces import check_address_spaces
 from vinci.introspect.certified import CertifiedFiles
+from vinci.introspect.executable import check_executable_pages
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Budget, Guest
 from vinci.introspect.hooks import HookTables, check_hooks
 from vinci.introspect.kernel_text import check_rodata, check_text
+from vinci.introspect.modules import check_modules
 from vinci.introspect.network import check_network
 from vinci.introspect.place import check_place
 from vinci.introspect.processes import check_processes
@@ -42,6 +45,9 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.PLACE, lambda subject: check_place(subject.guest)),
     (Check.TEXT, lambda subject: check_text(subject.guest)),
     (Check.RODATA, lambda subject: check_rodata(subject.guest)),
+    (Check.ADDRESS_SPACES, lambda subject: check_address_spaces(subject.guest)),
+    (Check.EXECUTABLE_PAGES, lambda subject: check_executable_pages(subject.guest)),
+    (Check.MODULES, lambda subject: check_modules(subject.guest)),
     (Check.HOOKS, lambda subject: check_hooks(subject.guest, subject.hooks)),
     (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified)),
     (Check.USER_PAGES, lambda subject: check_user_pages(subject.guest, subject.certified)),

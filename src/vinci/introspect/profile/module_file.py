@@ -37,6 +37,7 @@ _ORDER = (
     (SHF_WRITE | SHF_ALLOC, 0),
 )
 """layout_sections(): in that order, flags that a section must and must not have; a size is rounded up after each."""
+_MASK = 0xFFFF_FFFF_FFFF_FFFF  # addresses come from the guest
 _WEAK = 2
 _NOTYPE, _OBJECT, _FUNCTION = range(3)
 _RELA = np.dtype([("at", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
@@ -159,11 +160,11 @@ class ModuleFile:
         values = np.zeros(len(self.elf.symbols), np.uint64)
         for number, symbol in enumerate(self.elf.symbols):
             if symbol.section == SHN_UNDEF:
-                values[number] = self._outside(symbol, resolve) if symbol.name else 0
+                values[number] = self._outside(symbol, resolve) & _MASK if symbol.name else 0
             elif symbol.section == SHN_ABS:
                 values[number] = symbol.value
             elif symbol.section in addresses:
-                values[number] = addresses[symbol.section] + symbol.value
+                values[number] = addresses[symbol.section] + symbol.value & _MASK
         return values
 
     @staticmethod

@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel of running VMs seen from outside: clean ones, and ones whose memory is changed in every way that counts.
+
+What is attacked is a private mapping of the VM's RAM file: the checker sees the change, the VM goes on unharmed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import mmap
+import os
+import random
+import struct
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from seen_vm import Seen, boot_seen
+
+from vinci.images.build import ensure_images
+from vinci.introspect.address_spaces import check_address_spaces
+from vinci.introspect.attach import AddressSpace, anchors
+from vinci.introspect.executable import check_executable_pages
+from vinci.introspect.findings import Check, Finding, Severity
+from vinci.introspect.guest import Guest
+from vinci.introspect.kernel_text import check_rodata, check_text
+from vinci.introspect.livepatch import Livepatch
+from vinci.introspect.loaded import LoadedModule, in_tree, listed, plausible
+from vinci.introspect.memory import GuestMemory, Implausible
+from vinci.introspect.modules import check_modules
+from vinci.introspect.paging import LARGE, NO_EXECUTE, mappings
+from vinci.introspect.place import check_place
+from vinci.introspect.profile import Profile, ensure_profile
+from vinci.introspect.registers import CR0_WP, CR4_SMEP, EFER_NXE
+from vinci.introspect.sites import CALL, JMP, NOPS, branch, pairs
+
+CHECKS = (check_place, check_text, check_rodata, check_address_spaces, check_executable_pages, check_modules)
+LOOKS = 60
+FUZZED = 60
+LIVEPATCH = (
+    "modprobe nfsd; insmod /lib/modules/$(uname -r)/vinci/vinci_nfsd.ko; "
+    "until [ $(cat /sys/kernel/livepatch/vinci_nfsd/transition) = 0 ]; do sleep 0.1; done"
+)
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    return ensure_profile(ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images"))))
+
+
+@pytest.fixture(scope="module")
+def machines(profile: Profile) -> Iterator[dict[str, Seen]]:
+    """An APP-VM, and an FS-VM with the livepatch in force."""
+    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+    with asyncio.Runner() as runner, contextlib.ExitStack() as running:
+        seen = {}
+        for kind in ("APP", "FS"):
+            folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))
+            rig, seen[kind] = boot_seen(runner, images, profile, folder, kind)
+            running.callback(lambda rig=rig: runner.run(rig.close()))
+        seen["FS"].sh(LIVEPATCH)
+        yield seen
+
+
+@dataclass
+class Attacked:
+    """A guest over a private copy of a VM's memory."""
+
+    guest: Guest
+    ram: mmap.mmap
+
+    def poke(self, address: int, content: bytes) -> bytes:
+        """Change what is at a kernel address; what was there."""
+        before = self.guest.read(address, len(content))
+        for number, byte in enumerate(content):
+            self.guest.memory.view(self.guest.physical(address + number), 1)[0] = byte
+        return before
+
+    def word(self, address: int, value: int) -> None:
+        self.poke(address, struct.pack("<Q", value & 0xFFFF_FFFF_FFFF_FFFF))
+
+    def findings(self) -> list[Finding]:
+        found: list[Finding] = []
+        for check in CHECKS:
+            self.guest.begin()
+            found += check(self.guest).findings
+        return found
+
+    def module(self, name: str) -> LoadedModule:
+        return next(m for m in plausible(self.guest, set(listed(self.guest))) if m.name == name)
+
+    def page_entry(self, address: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """The last page table entry of a kernel address, to be changed in place."""
+        space: AddressSpace = self.guest.space
+        entry = np.array([space.root], np.uint64)
+        for level in range(space.levels, 0, -1):
+            index = address >> (12 + 9 * (level - 1)) & 511
+            frame = self.guest.memory.frames_of(entry & np.uint64(0x000F_FFFF_FFFF_F000))[0]
+            entry = self.guest.memory.tables[frame, index : index + 1]
+            if level <= 3 and int(entry[0]) & LARGE:
+                break
+        return entry
+
+
+def private(seen: Seen, path: Path) -> Attacked:
+    with path.open("rb") as file:
+        ram = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    memory = GuestMemory(ram, seen.guest.memory.regions)
+    return Attacked(replace(seen.guest, memory=memory, verified=dict(seen.guest.verified), _tlb={}), ram)
+
+
+@pytest.fixture
+def app(machines: dict[str, Seen]) -> Attacked:
+    return private(machines["APP"], Path(machines["APP"].machine.console.parent / "ram"))
+
+
+@pytest.fixture
+def fs(machines: dict[str, Seen]) -> Attacked:
+    return private(machines["FS"], Path(machines["FS"].machine.console.parent / "ram"))
+
+
+def lines(found: list[Finding]) -> str:
+    return "\n".join(f"{finding.check}: {finding.severity}: {finding.what} | {finding.where}" for finding in found)
+
+
+def named(found: list[Finding], check: Check, *parts: str) -> bool:
+    """Whether one finding of tampering by that check holds all the parts."""
+    hits = [f for f in found if f.check is check and f.severity is Severity.TAMPERED]
+    return any(all(part in f"{finding.where} | {finding.what}" for part in parts) for finding in hits)
+
+
+@pytest.mark.parametrize("kind", ["APP", "FS"])
+def test_a_clean_kernel_gives_no_alarm(machines: dict[str, Seen], kind: str) -> None:
+    """Also while modules come and go, jump labels are flipped and processes are made."""
+    seen = machines[kind]
+    own = Attacked(seen.guest, seen.ram)
+    module = "af_packet_diag" if kind == "APP" else "nft_log"
+    load = f"while :; do modprobe {module}; modprobe -r {module}; ip rule show; sh -c true; done"
+    seen.sh(f"setsid sh -c '{load}' >/dev/null 2>&1 & echo $! >/run/load")
+    try:
+        for _ in range(LOOKS):
+            found = own.findings()
+            assert not found, lines(found)
+    finally:
+        seen.sh("kill -KILL -- -$(cat /run/load)")
+
+
+def test_one_byte_of_text_is_named_and_clean_again_when_put_back(app: Attacked) -> None:
+    assert not app.findings()
+    before = app.poke(app.guest.symbol("do_sys_openat2") + 0x14, b"\xcc")
+    assert named(app.findings(), Check.TEXT, "do_sys_openat2+0x14")
+    app.poke(app.guest.symbol("do_sys_openat2") + 0x14, before)
+    assert not app.findings()
+
+
+def jump_label(guest: Guest) -> tuple[int, int]:
+    """Address and target of a long jump label that is off."""
+    symbols = guest.profile.symbols
+    start, end = symbols["__start___jump_table"], symbols["__stop___jump_table"]
+    places, targets = pairs(start, bytes(guest.profile.elf.image(start, end)), 16)
+    for place, target in zip(places.tolist(), targets.tolist(), strict=True):
+        if symbols["_stext"] <= place < symbols["_etext"] and guest.read(guest.slid(place), 5) == NOPS[5]:
+            return guest.slid(place), guest.slid(target)
+    raise AssertionError("no jump label is off")
+
+
+def test_a_jump_label_may_be_on_or_off_and_nothing_else(app: Attacked) -> None:
+    place, target = jump_label(app.guest)
+    app.poke(place, branch(JMP, place, target))
+    assert not app.findings()
+    app.poke(place, branch(JMP, place, target + 1))
+    assert named(app.findings(), Check.TEXT, app.guest.describe(place + 1))
+
+
+def test_a_function_hook_at_the_call_site_of_ftrace_is_named(app: Attacked) -> None:
+    place = app.guest.symbol("vfs_read")
+    app.poke(place, branch(CALL, place, app.guest.symbol("vfs_write")))
+    assert named(app.findings(), Check.TEXT, "vfs_read+0x")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "offset"), [("sys_call_table", 0x10), ("ext4_file_operations", 0), ("linux_banner", 3)]
+)
+def test_read_only_data_is_named(app: Attacked, symbol: str, offset: int) -> None:
+    address = app.guest.symbol(symbol) + offset
+    app.poke(address, bytes([app.guest.read(address, 1)[0] ^ 1]))
+    assert named(app.findings(), Check.RODATA, f"{symbol}+{offset:#x}")
+
+
+def test_a_table_of_jump_labels_stays_the_images(app: Attacked) -> None:
+    app.poke(app.guest.symbol("__start___jump_table") + 164, b"\x55")
+    assert named(app.findings(), Check.RODATA, "__start___jump_table")
+    fresh = replace(app.guest, verified={}, _tlb={})  # though it never was seen otherwise
+    assert named(list(check_rodata(fresh).findings), Check.RODATA, "__start___jump_table")
+
+
+def test_a_data_page_that_becomes_executable_is_named(app: Attacked) -> None:
+    module = app.module("erofs")
+    page = module.base + module.size - 4096
+    app.page_entry(page)[0] &= np.uint64(NO_EXECUTE - 1)
+    found = app.findings()
+    assert named(found, Check.EXECUTABLE_PAGES, f"{page:#x}", "belong to no certified code")
+    assert named(found, Check.EXECUTABLE_PAGES, f"{page:#x}", "writable and executable")
+
+
+def test_text_that_is_mapped_elsewhere_or_made_writable_is_named(app: Attacked) -> None:
+    entry = app.page_entry(app.guest.symbol("vfs_read"))
+    before = int(entry[0])
+    entry[0] = np.uint64(before ^ 1 << 25)
+    assert named(app.findings(), Check.EXECUTABLE_PAGES, "mapped elsewhere")
+    entry[0] = np.uint64(before | 2)
+    assert named(app.findings(), Check.EXECUTABLE_PAGES, "writable and executable")
+
+
+def test_read_only_data_that_is_mapped_elsewhere_or_made_writable_is_named(app: Attacked) -> None:
+    entry = app.page_entry(app.guest.symbol("sys_call_table"))
+    before = int(entry[0])
+    entry[0] = np.uint64(before ^ 1 << 25)
+    assert named(app.findings(), Check.RODATA, "mapped elsewhere")
+    entry[0] = np.uint64(before | 2)
+    assert named(app.findings(), Check.RODATA, "writable")
+
+
+def unlink(app: Attacked, module: LoadedModule, *, tree: bool = False, pointers: bool = False) -> None:
+    """Hide a module as a rootkit does."""
+    guest, layout = app.guest, app.guest.layout
+    node = module.address + layout.offset("module", "list")
+    following, previous = guest.u64(node), guest.u64(node + 8)
+    app.word(previous, following)
+    app.word(following + 8, previous)
+    if tree:
+        for copy in (0, 1):
+            root = guest.symbol("mod_tree") + layout.offset("mod_tree_root", f"root.tree[{copy}].rb_node")
+            path = f"core_layout.mtn.node.node[{copy}]"
+            own = module.address + layout.offset("module", path)
+            links = [root]
+            while links and guest.u64(links[-1]) != own:
+                at = links.pop()
+                child = guest.u64(at)
+                if child:
+                    links += [child + layout.offset("rb_node", "rb_left"), child + layout.offset("rb_node", "rb_right")]
+            assert links
+            app.word(links[-1], 0)  # with all that hangs below it
+    if pointers:
+        for path in ("mkobj.mod", "core_layout.mtn.mod"):
+            app.word(module.address + layout.offset("module", path), 0)
+
+
+def test_a_module_taken_off_the_list_is_named(app: Attacked) -> None:
+    module = app.module("erofs")
+    unlink(app, module)
+    found = app.findings()
+    assert named(found, Check.MODULES, "module erofs", "not on the list")
+    assert named(found, Check.EXECUTABLE_PAGES, f"{module.base:#x}")
+
+
+def test_a_module_taken_out_of_list_and_tree_is_found_by_the_scan(app: Attacked) -> None:
+    module = app.module("erofs")
+    unlink(app, module, tree=True)
+    assert all(module.address not in tree for tree in in_tree(app.guest))
+    found = app.findings()
+    assert named(found, Check.MODULES, "module erofs", "not on the list")
+    assert named(found, Check.MODULES, "module erofs", "not in the tree")
+
+
+def test_a_module_that_erased_every_trace_still_has_executable_pages(app: Attacked) -> None:
+    module = app.module("erofs")
+    unlink(app, module, tree=True, pointers=True)
+    found = app.findings()
+    assert not named(found, Check.MODULES, "module erofs")
+    assert named(found, Check.EXECUTABLE_PAGES, f"{module.base:#x}", "belong to no certified code")
+
+
+def test_a_module_of_another_name_is_not_certified(app: Attacked) -> None:
+    app.poke(app.module("erofs").address + app.guest.layout.offset("module", "name"), b"er0fs")
+    found = app.findings()
+    assert named(found, Check.MODULES, "module er0fs", "not certified")
+    assert named(found, Check.EXECUTABLE_PAGES, "belong to no certified code")
+
+
+def test_text_and_constants_of_a_module_are_named(app: Attacked) -> None:
+    module = app.module("overlay")
+    file = app.guest.profile.module("overlay")
+    assert file
+    operations = next(s for s in file.elf.symbols if s.name == "ovl_dir_operations")
+    text = next(s for s in file.elf.symbols if s.name == "ovl_lookup")
+    app.poke(module.base + file.core.offsets[text.section] + text.value + 0x20, b"\xcc")
+    app.word(module.base + file.core.offsets[operations.section] + operations.value + 8, app.guest.symbol("vfs_read"))
+    found = app.findings()
+    assert named(found, Check.MODULES, "module overlay: ovl_lookup+0x20")
+    assert named(found, Check.MODULES, "module overlay: ovl_dir_operations+0x")
+
+
+def test_a_forced_module_is_named(app: Attacked) -> None:
+    app.word(app.module("overlay").address + app.guest.layout.offset("module", "taints"), 1 << 1)
+    assert named(app.findings(), Check.MODULES, "module overlay", "tainted: forced to load")
+
+
+def test_a_process_with_a_kernel_half_of_its_own_is_named(app: Attacked) -> None:
+    layout, guest = app.guest.layout, app.guest
+    init = guest.u64(guest.symbol("init_task") + layout.offset("task_struct", "tasks"))
+    space = guest.u64(init - layout.offset("task_struct", "tasks") + layout.offset("task_struct", "mm"))
+    app.word(guest.u64(space + layout.offset("mm_struct", "pgd")) + 8 * 300, 0x1003)
+    assert named(app.findings(), Check.ADDRESS_SPACES, "pid 1 (", "kernel half")
+
+
+@pytest.mark.parametrize(
+    ("register", "bit", "name"),
+    [("cr0", CR0_WP, "CR0.WP"), ("cr4", CR4_SMEP, "CR4.SMEP"), ("efer", EFER_NXE, "EFER.NXE")],
+)
+def test_protection_that_is_switched_off_in_a_processor_is_named(
+    app: Attacked, register: str, bit: int, name: str
+) -> None:
+    (processor,) = app.guest.processors
+    app.guest.processors = (replace(processor, **{register: getattr(processor, register) & ~bit}),)
+    assert named(app.findings(), Check.PLACE, f"{name} is off")
+
+
+def test_an_interrupt_gate_that_leads_elsewhere_is_named(app: Attacked) -> None:
+    gate = app.guest.symbol("idt_table") + 16 * 14
+    app.poke(gate, (app.guest.symbol("vfs_read") & 0xFFFF).to_bytes(2, "little"))
+    assert named(app.findings(), Check.PLACE, "vector 14", "no entry of the kernel")
+
+
+def test_another_kernel_is_named(app: Attacked) -> None:
+    """As after a kexec: the processor's tables lead to a second copy of the text, 64 MiB on."""
+    guest = app.guest
+    size = guest.profile.symbols["_etext"] - guest.profile.start
+    away = guest.physical_base + (64 << 20)
+    guest.memory.view(away, size)[:] = guest.memory.view(guest.physical_base, size)
+    assert anchors(guest.memory, guest.profile) == [guest.physical_base, away]
+    app.page_entry(guest.symbol("_text"))[0] += np.uint64(64 << 20)
+    found = app.findings()
+    assert named(found, Check.PLACE, "processor 0", f"runs another kernel, at {away:#x}")
+    assert named(found, Check.PLACE, "the trusted kernel's text lies at")
+
+
+def pack(app: Attacked) -> int:
+    head = app.guest.symbol("pack_list")
+    return app.guest.u64(app.guest.u64(head) + app.guest.layout.offset("bpf_prog_pack", "ptr"))
+
+
+def test_code_hidden_in_a_pack_of_compiled_programs_is_named(app: Attacked) -> None:
+    start = pack(app)
+    app.poke(start + 0x100000, b"\x90")
+    assert named(app.findings(), Check.EXECUTABLE_PAGES, f"{start:#x}+0x100000", "outside every program")
+
+
+def test_the_real_mode_trampoline_is_compared(app: Attacked) -> None:
+    area = mappings(app.guest.memory, app.guest.space, 0xFF00_0000_0000_0000, 1 << 64, executable_only=True)
+    (first,) = area.virtual[area.physical < np.uint64(1 << 20)].tolist()[:1]
+    app.poke(first + 0x20, bytes([app.guest.read(first + 0x20, 1)[0] ^ 1]))
+    assert named(app.findings(), Check.EXECUTABLE_PAGES, f"{first:#x}", "belong to no certified code")
+
+
+def test_the_livepatchs_calls_pages_and_records_are_exact(fs: Attacked) -> None:
+    guest = fs.guest
+    livepatch = Livepatch(guest)
+    page, function = livepatch.trampolines[0].page, livepatch.trampolines[0].function
+    assert not fs.findings()
+    before = fs.poke(page + 0x10, b"\x90")
+    found = fs.findings()
+    assert named(found, Check.EXECUTABLE_PAGES, f"{page:#x}", "belong to no certified code")
+    assert named(found, Check.MODULES, "module nfsd: ") or named(found, Check.TEXT, "dentry_create")
+    fs.poke(page + 0x10, before)
+    before = fs.poke(function, branch(CALL, function, livepatch.trampolines[1].page))  # another function's page
+    assert named(fs.findings(), Check.MODULES, "module nfsd: ") or named(fs.findings(), Check.TEXT, "dentry_create")
+    fs.poke(function, before)
+    assert not fs.findings()
+
+
+def test_a_livepatch_record_that_leads_elsewhere_is_named(fs: Attacked) -> None:
+    own = fs.module("vinci_nfsd")
+    file = fs.guest.profile.module("vinci_nfsd")
+    assert file
+    functions = next(s for s in file.elf.symbols if s.name == "nfsd_functions")
+    record = own.base + file.core.offsets[functions.section] + functions.value
+    fs.word(record + fs.guest.layout.offset("klp_func", "new_func"), fs.guest.symbol("vfs_read"))
+    found = fs.findings()
+    assert named(found, Check.EXECUTABLE_PAGES, "belong to no certified code")
+    assert named(found, Check.MODULES, "module nfsd: nfsd_setuser+0x")
+
+
+def test_the_handlers_of_ftrace_are_the_kernels(fs: Attacked) -> None:
+    place = fs.guest.symbol("ftrace_call")
+    fs.poke(place, branch(CALL, place, fs.guest.symbol("vfs_read")))
+    assert named(fs.findings(), Check.TEXT, "ftrace_call+0x")
+
+
+def places(guest: Guest) -> list[int]:
+    """Words of the guest that lead the checks on: lists, trees, sizes, pointers."""
+    layout, symbol = guest.layout, guest.symbol
+    task, pgd = symbol("init_task"), symbol("init_top_pgt")
+    found = [symbol("modules"), symbol("mod_tree") + 8, symbol("mod_tree") + 16, symbol("pack_list"), pgd + 4088]
+    found += [task + layout.offset("task_struct", path) for path in ("tasks", "mm", "active_mm")]
+    fields = ("list", "name", "state", "core_layout.base", "core_layout.size", "core_layout.text_size", "percpu")
+    fields += ("init_layout.base", "init_layout.text_size", "mkobj.mod", "core_layout.mtn.node.node[0].rb_left")
+    return found + [a + layout.offset("module", path) for a in listed(guest) for path in fields]
+
+
+def test_no_memory_whatever_makes_a_check_crash_or_hang(machines: dict[str, Seen]) -> None:
+    chance = random.Random(7)
+    for number in range(FUZZED):
+        seen = machines[("APP", "FS")[number % 2]]
+        attacked = private(seen, seen.machine.console.parent / "ram")
+        guest = attacked.guest
+        for _ in range(chance.choice((1, 2, 5))):
+            if chance.random() < 0.3:  # page tables
+                entry = attacked.page_entry(chance.choice(places(guest)))
+                entry[0] ^= np.uint64(1 << chance.randrange(64))
+                guest.begin()
+            else:
+                with contextlib.suppress(Implausible):
+                    at = chance.choice(places(guest))
+                    odd = (0, 1, (1 << 64) - 1, 1 << 63, at, chance.choice(places(guest)), chance.getrandbits(64))
+                    attacked.word(at, chance.choice(odd))
+        for check in CHECKS:
+            guest.begin()
+            with contextlib.suppress(Implausible):
+                for finding in check(guest).findings:
+                    assert finding.what.isprintable()
+                    assert finding.where.isprintable()
