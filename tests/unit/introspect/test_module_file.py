@@ -19,16 +19,14 @@ BASE, INIT, PER_CPU = 0xFFFF_FFFF_C010_0000, 0xFFFF_FFFF_C020_0000, 0x2_0000
 class Object:
     """Sections and symbols of a relocatable ELF file."""
 
-    sections: list[tuple[str, int, int, bytes, int, int, int]] = field(
-        default_factory=lambda: [("", 0, 0, b"", 0, 0, 0)]
-    )
+    sections: list[tuple[str, int, int, bytes, int, int]] = field(default_factory=lambda: [("", 0, 0, b"", 0, 0)])
     symbols: list[bytes] = field(default_factory=lambda: [bytes(24)])
     names: bytes = b"\0"
 
     def section(
         self, name: str, flags: int, content: bytes, kind: int = PROGBITS, info: int = 0, align: int = 16
     ) -> int:
-        self.sections.append((name, kind, flags, content, 0, info, align))
+        self.sections.append((name, kind, flags, content, info, align))
         return len(self.sections) - 1
 
     def symbol(self, name: str, section: int, value: int = 0, binding: int = 1) -> int:
