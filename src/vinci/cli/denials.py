@@ -170,8 +170,6 @@ def _login(declaration: Declaration, record: Record) -> Denial:
         change = "declare the user"
     else:
         member = " and ".join(declared.communities)
-        if reason.startswith("no login rule"):
-            return _no_rule(declaration, user, reason)
         wrong_community = "is not in community" in reason
         path: ModelPath = ("users", user, "communities" if wrong_community else "password_hash")
         text = (
@@ -184,18 +182,6 @@ def _login(declaration: Declaration, record: Record) -> Denial:
             change = "put the user into the community"
     explanation = Explanation(f"login of {user}", False, tuple(grounds), change)
     return Denial(_AUTHENTICATION, reason, explanation)
-
-
-def _no_rule(declaration: Declaration, user: str, reason: str) -> Denial:
-    """Each rule that speaks of the user, with its line."""
-    rules = declaration.infrastructure.login
-    grounds = tuple(
-        ground(declaration, f"rule {number + 1} lets {user} into {_terms(rule)}", ("login", number))
-        for number, rule in enumerate(rules)
-        if rule.user in (None, user)
-    )
-    change = f"log in when a rule fits, or add one under `login` for {user}"
-    return Denial(_AUTHENTICATION, reason, Explanation(f"login of {user}", False, grounds, change))
 
 
 def _terms(rule: LoginRule) -> str:

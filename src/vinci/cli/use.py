@@ -51,7 +51,7 @@ async def _login(user: str, command: list[str] | None, community: str | None, no
     while "choose" in end:
         if not sys.stdin.isatty():
             choices = ", ".join(end["choose"])
-            raise Failure(f"{user} is in several communities: name one with --community ({choices})", Status.USAGE)
+            raise Failure(f"{end['why']}: name one with --community ({choices})", Status.USAGE)
         first["community"] = typer.prompt(f"Community ({', '.join(end['choose'])})", err=True)
         end = await converse(paths, "/v1/login", first, announce=True)
     if end.get("denied"):

@@ -319,13 +319,10 @@ class Node(Declared):
 
 
 class LoginRule(Declared):
-    """Chooses a community by where and when somebody logs in; the first rule that fits decides.
-
-    A user whom a rule names enters by a rule only: where none fits, the login is refused.
-    """
+    """Chooses a community for who names none, by where and when he logs in; the first rule that fits decides."""
 
     community: Name = Field(description="the community that the login enters, if the user is a member")
-    user: UserName | None = Field(default=None, description="only this user, who enters by rules alone from then on")
+    user: UserName | None = Field(default=None, description="only this user")
     node: Name | None = Field(default=None, description="only at this node")
     between: TimeSpan | None = Field(
         default=None,

@@ -38,7 +38,7 @@ from vinci.node.relay import Terminal, relay
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
-from vinci.policy.login import CommunityNeededError, NoRuleError
+from vinci.policy.login import CommunityNeededError
 from vinci.vmm.host import VmmError
 
 _LOG = logging.getLogger(__name__)
@@ -371,10 +371,8 @@ class _Api:
             end = await act(request, socket_, await _first(socket_))
         except DeniedError:
             end = {"error": "login denied", "denied": True}
-        except NoRuleError as error:
-            end = {"error": str(error)}
         except CommunityNeededError as error:
-            end = {"choose": list(error.choices)}
+            end = {"choose": list(error.choices), "why": str(error)}
         except ChannelError as error:
             end = {"error": str(error)}
         except (ValueError, TimeoutError) as error:

@@ -32,7 +32,6 @@ from vinci.policy.login import (
     Circumstances,
     CommunityNeededError,
     Entrance,
-    NoRuleError,
     NotMemberError,
     entrance,
 )
@@ -86,7 +85,6 @@ class Logins:
         Raises:
             DeniedError: it proves nothing; the reason is recorded, the asker is not told.
             CommunityNeededError: the password is right, the community has to be named.
-            NoRuleError: the password is right, and rules keep the user out here and now.
         """
         user = request.untrusted_user if request.untrusted_user in infrastructure.users else None
         stored = None
@@ -108,9 +106,6 @@ class Logins:
             return user, entrance(infrastructure, user, request.untrusted_community, where)
         except NotMemberError as error:
             raise self._denied(user, str(error)) from None
-        except NoRuleError as error:
-            self._denied(user, str(error))
-            raise  # who has proved who he is may know when to come back
 
     def _denied(self, untrusted_user: str, reason: str) -> DeniedError:
         user = untrusted_user[:64]
@@ -241,4 +236,4 @@ def _by(entered: Entrance) -> str:
     return "" if entered.rule is None else f", by login rule {entered.rule + 1}"
 
 
-__all__ = ["CommunityNeededError", "DeniedError", "LoginRequest", "Logins", "NoRuleError"]
+__all__ = ["CommunityNeededError", "DeniedError", "LoginRequest", "Logins"]

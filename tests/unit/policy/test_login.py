@@ -10,7 +10,7 @@ import pytest
 
 from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import load, parse
-from vinci.policy.login import Circumstances, CommunityNeededError, Entrance, NoRuleError, NotMemberError, entrance
+from vinci.policy.login import Circumstances, CommunityNeededError, Entrance, NotMemberError, entrance
 
 UTILITY = Path(__file__).parents[3] / "examples" / "utility.yaml"
 
@@ -48,18 +48,17 @@ def test_the_clock_decides_at_its_boundaries(utility: Infrastructure, clock: str
 
 
 @pytest.mark.parametrize("clock", ["05:59:59.999999", "18:00:00", "00:00:00", "23:59:59"])
-@pytest.mark.parametrize("asked", [None, "scada", "software"])
-def test_outside_of_all_rules_nobody_gets_in_by_asking(utility: Infrastructure, clock: str, asked: str | None) -> None:
-    with pytest.raises(NoRuleError, match="no login rule lets sally into") as refused:
-        entrance(utility, "sally", asked, at(clock))
-    assert "scada at control-room from 06:00-14:00; software from 14:00-18:00" in str(refused.value)
-    assert f"{clock[:5]} UTC at control-room" in str(refused.value)
+def test_outside_of_all_rules_a_community_has_to_be_named(utility: Infrastructure, clock: str) -> None:
+    with pytest.raises(CommunityNeededError) as needed:
+        entrance(utility, "sally", None, at(clock))
+    assert needed.value.choices == ("scada", "software")
+    assert f"no login rule fits at {clock[:5]} UTC at control-room" in str(needed.value)
+    assert "(rules: scada at control-room from 06:00-14:00; software from 14:00-18:00)" in str(needed.value)
+    assert entrance(utility, "sally", "software", at(clock)) == Entrance("software")
 
 
-def test_another_community_than_the_rules_is_not_to_be_had_by_asking(utility: Infrastructure) -> None:
-    assert entrance(utility, "sally", "scada", at("08:00")) == Entrance("scada", 0)
-    with pytest.raises(NoRuleError, match="into software now, 08:00 UTC"):
-        entrance(utility, "sally", "software", at("08:00"))
+def test_who_names_a_community_enters_it_if_he_is_a_member(utility: Infrastructure) -> None:
+    assert entrance(utility, "sally", "software", at("08:00")) == Entrance("software")
     with pytest.raises(NotMemberError):
         entrance(utility, "sally", "database", at("08:00"))
 
@@ -70,7 +69,7 @@ def test_the_node_decides() -> None:
     )
     assert entrance(infrastructure, "sally", None, at("03:00")).community == "scada"
     assert entrance(infrastructure, "sally", None, at("03:00", "desk")).community == "software"
-    with pytest.raises(NoRuleError, match="at elsewhere"):
+    with pytest.raises(CommunityNeededError, match="at elsewhere"):
         entrance(infrastructure, "sally", None, at("03:00", "elsewhere"))
 
 
@@ -99,7 +98,7 @@ def test_rules_for_everybody_only_choose() -> None:
     assert entrance(infrastructure, "oskar", None, at("15:00")) == Entrance("scada")
     with pytest.raises(CommunityNeededError) as needed:
         entrance(infrastructure, "sally", None, at("13:00"))
-    assert needed.value.choices == ("scada", "software")
+    assert "no login rule fits at 13:00 UTC" in str(needed.value)
 
 
 def test_the_time_is_that_of_the_nodes_zone(utility: Infrastructure) -> None:
