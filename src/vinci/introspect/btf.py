@@ -197,6 +197,7 @@ class Layout:
         self.btf = btf
         self.field = lru_cache(maxsize=None)(self._field)
         self.size = lru_cache(maxsize=None)(self._size)
+        self.enumerator = lru_cache(maxsize=None)(self._enumerator)
 
     def _size(self, struct_name: str) -> int:
         """Size in bytes of a struct, union or typedef. Raises KeyError."""
@@ -209,7 +210,7 @@ class Layout:
             raise ValueError(f"{struct_name}.{path} is a bit field")
         return field.offset
 
-    def enumerator(self, enum_name: str, name: str) -> int:
+    def _enumerator(self, enum_name: str, name: str) -> int:
         """The value of one name of an enumeration. Raises KeyError."""
         record = self.btf.type(self.btf.find(enum_name, Kind.ENUM, Kind.ENUM64))
         return dict(self.btf.enumerators(record))[name]

@@ -28,8 +28,9 @@ from vinci.introspect.hooks import HookTables
 from vinci.introspect.look import CHECKS, CPU_SECONDS, OutOfTimeError, Subject, look, processor_time, sentence
 from vinci.introspect.memory import GuestMemory, parse_regions
 from vinci.introspect.profile import Profile, ensure_profile
-from vinci.introspect.protocol import MAX_REQUEST, Answer, Request
+from vinci.introspect.protocol import MAX_REQUEST, Answer, Request, unpacked
 from vinci.introspect.registers import parse_registers
+from vinci.introspect.selinux import SelinuxWatch
 from vinci.plan.types import VmKind
 
 _CHUNK = 64 * 1024
@@ -90,6 +91,10 @@ class Checker:
         except (Exception, OutOfTimeError) as error:  # whatever a guest can provoke counts against it
             milliseconds = (time.perf_counter() - started) * 1000
             return (CheckResult(Check.PLACE, 0, milliseconds, error=sentence(error)),)
+        if request.policies != vm.subject.policies:
+            vm.subject.policies = request.policies
+            policies = [unpacked(policy) for policy in request.policies]
+            vm.subject.selinux = SelinuxWatch(policies) if policies else None
         return look(vm.subject, request.registers)
 
 

@@ -81,10 +81,16 @@ class Code:
 
     def are_data(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address lies in the data of the kernel's image or of a certified module."""
-        found = np.zeros(len(addresses), np.bool_)
-        for start, end in self._data:
-            found |= (addresses >= np.uint64(start)) & (addresses < np.uint64(end))
-        return found
+        starts, ends = self._spans
+        at = np.searchsorted(starts, addresses, "right") - 1
+        inside: npt.NDArray[np.bool_] = (at >= 0) & (addresses < ends[at])
+        return inside
+
+    @cached_property
+    def _spans(self) -> tuple[Words, Words]:
+        """Starts and ends of all data, ascending."""
+        spans = np.array(sorted(self._data), np.uint64)
+        return spans[:, 0], spans[:, 1]
 
     def is_data(self, address: int) -> bool:
         """Whether the address lies in the data of the kernel's image or of a certified module."""

@@ -65,9 +65,12 @@ class FileNames:
         names: list[str] = []
         for _ in range(_MAX_DEPTH):
             parent, length, name, _ = self._dentry.words(self.guest, dentry)
-            if dentry in (root, parent):
+            if dentry == root:
                 return names[::-1]
-            names.append(printable(self.guest.read(name, min(length, _MAX_NAME))))
+            text = printable(self.guest.read(name, min(length, _MAX_NAME)))
+            if dentry == parent:
+                return names[::-1] if text == "/" else [text, *names[::-1]]  # a file without a directory (memfd)
+            names.append(text)
             dentry = parent
         raise Broken("a file lies deeper than any path")
 

@@ -19,6 +19,8 @@ from vinci.introspect.registers import Processor
 from vinci.introspect.symbols import KERNEL_BASE
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
+_LARGE_SHIFT = 21
+"""Pages of 2 MiB, as most of the kernel's own are; each is looked up once."""
 
 
 class OverBudget(Implausible):
@@ -66,10 +68,12 @@ class Guest:
     verified: dict[str, bytes] = field(default_factory=dict)
     """Digests of what was once explained byte by byte; while they stay the same it need not be explained again."""
     _tlb: dict[int, int] = field(default_factory=dict)
+    _large: dict[int, int] = field(default_factory=dict)
 
     def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:
         """Begin another look: forget all translations; a new budget, and the processors' registers if given."""
         self._tlb.clear()
+        self._large.clear()
         self.budget = budget or Budget()
         if processors is not None:
             self.processors = processors
@@ -84,9 +88,18 @@ class Guest:
         page = address & -PAGE_SIZE
         known = self._tlb.get(page)
         if known is None:
-            self.budget.spend(8 * self.space.levels)
-            known = self._tlb[page] = translate(self.memory, self.space, page).physical
+            known = self._tlb[page] = self._translated(page)
         return known | (address & (PAGE_SIZE - 1))
+
+    def _translated(self, page: int) -> int:
+        known = self._large.get(page >> _LARGE_SHIFT)
+        if known is None:
+            self.budget.spend(8 * self.space.levels)
+            found = translate(self.memory, self.space, page)
+            if found.page_size < 1 << _LARGE_SHIFT:
+                return found.physical
+            known = self._large[page >> _LARGE_SHIFT] = found.physical >> _LARGE_SHIFT << _LARGE_SHIFT
+        return known | (page & ((1 << _LARGE_SHIFT) - 1))
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
         """Physical address and size of each part of a range that lies within one page. Raises Unreadable."""

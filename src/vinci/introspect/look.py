@@ -22,6 +22,7 @@ from vinci.introspect.network import check_network
 from vinci.introspect.place import check_place
 from vinci.introspect.processes import check_processes
 from vinci.introspect.registers import parse_registers
+from vinci.introspect.selinux import SelinuxWatch
 from vinci.introspect.user_pages import check_user_pages
 
 CPU_SECONDS = 8.0
@@ -37,9 +38,19 @@ class Subject:
     """The files of the image that it runs from."""
     hooks: HookTables
     """What the image of its kernel says of hooks."""
+    selinux: SelinuxWatch | None = None
+    """Of a VM that was given a policy."""
+    policies: tuple[str, ...] = ()
+    """What `selinux` compares with, as the request had them."""
 
 
 CheckFunction = Callable[[Subject], CheckResult]
+
+
+def _check_selinux(subject: Subject) -> CheckResult:
+    """Nothing is examined in a VM that was given no policy."""
+    return subject.selinux.check(subject.guest) if subject.selinux else CheckResult(Check.SELINUX, 0, 0.0)
+
 
 CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.PLACE, lambda subject: check_place(subject.guest)),
@@ -52,6 +63,7 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified)),
     (Check.USER_PAGES, lambda subject: check_user_pages(subject.guest, subject.certified)),
     (Check.NETWORK, lambda subject: check_network(subject.guest)),
+    (Check.SELINUX, lambda subject: _check_selinux(subject)),
 )
 """All checks of a look, in order: each rests on those before it."""
 

@@ -8,7 +8,7 @@ import struct
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest, StructReader, printable
-from vinci.introspect.hooks.chains import netfilter_entries
+from vinci.introspect.hooks.chains import check_calls, netfilter_calls
 from vinci.introspect.lists import Broken, chain, list_entries, xarray_entries
 from vinci.introspect.memory import Implausible
 from vinci.introspect.sampling import Sample, check_by_samples
@@ -127,7 +127,7 @@ def _operations(guest: Guest, code: Code, sample: Sample, device: int, name: str
     for hook in ("nf_hooks_ingress", "nf_hooks_egress"):
         entries = guest.u64(device + layout.offset("net_device", hook))
         if entries:
-            netfilter_entries(guest, code, sample, f"{name}'s {hook}", entries, Check.NETWORK)
+            check_calls(code, netfilter_calls(guest, f"{name}'s {hook}", entries), sample, Check.NETWORK)
 
 
 def _programs(guest: Guest, sample: Sample) -> None:

@@ -8,8 +8,11 @@ it answers is validated in `vinci.node.introspection.answers`.
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 
 from vinci.introspect.findings import CheckResult, Finding, Severity
 
@@ -20,6 +23,17 @@ MAX_FINDINGS = 40
 """Of one check; those beyond are only counted."""
 MAX_TEXT = 300
 """Characters of one text."""
+
+
+@lru_cache(maxsize=64)
+def packed(policy: bytes) -> str:
+    """A binary policy as text of a tenth of its size."""
+    return base64.b64encode(zlib.compress(policy)).decode()
+
+
+def unpacked(text: str) -> bytes:
+    """What `packed` was given; from the agent, which is trusted."""
+    return zlib.decompress(base64.b64decode(text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +53,8 @@ class Request:
     running: tuple[str, ...]
     mtree: str | None = None
     """QEMU's answer to `info mtree -f`; there when the RAM file comes along."""
+    policies: tuple[str, ...] = ()
+    """The SELinux policies that may be in force in it (`packed`); none when it has none, or none is known."""
 
     def encode(self) -> bytes:
         """As one line."""
@@ -48,7 +64,7 @@ class Request:
     def decode(cls, line: bytes) -> Request:
         """From the agent, which is trusted. Raises ValueError, TypeError."""
         values = json.loads(line)
-        return cls(**{**values, "running": tuple(values["running"])})
+        return cls(**{**values, "running": tuple(values["running"]), "policies": tuple(values["policies"])})
 
 
 @dataclass(frozen=True, slots=True)

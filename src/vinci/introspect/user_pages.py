@@ -96,9 +96,9 @@ def _problems(
         if place < 0:
             yield _Problem(physical, "executable memory outside the VM's RAM", "")
             continue
-        page = bytes(content[place * PAGE_SIZE : (place + 1) * PAGE_SIZE])
+        page = content[place * PAGE_SIZE : (place + 1) * PAGE_SIZE]
         if physical in vdso:
-            if not vdso[physical].explains(page):
+            if not vdso[physical].explains(bytes(page)):
                 yield _Problem(physical, "the vDSO's code was changed", "vDSO")
             continue
         file, number = owners.of(row)

@@ -111,6 +111,7 @@ class Agent:
             lambda name: name in self.reachable,
             self._responder.respond,
             self._lift,
+            self.guests.policies.of,
         )
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False

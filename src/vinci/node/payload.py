@@ -19,6 +19,10 @@ Payload = list[tuple[str, bytes]]
 """Commands of a guest and what each reads on its standard input."""
 
 
+LOAD_POLICY = "/usr/lib/vinci/fs-policy"
+"""The guest's command that puts a binary policy in force."""
+
+
 class PolicyError(OSError):
     """The SELinux policy does not compile."""
 
@@ -60,7 +64,7 @@ def live_payload(plan: NodePlan, vm: Vm) -> Payload:
     if vm.kind is VmKind.FS:
         service = _file_service(plan, vm)
         return [
-            ("/usr/lib/vinci/fs-policy", compile_policy(service.policy_cil)),
+            (LOAD_POLICY, compile_policy(service.policy_cil)),
             ("/usr/lib/vinci/fs-shares", _shares(service)),
         ]
     if vm.kind is VmKind.FW:

@@ -22,7 +22,7 @@ from vinci.node.consoles import Consoles
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
-from vinci.node.payload import Payload, boot_payload, live_payload
+from vinci.node.payload import LOAD_POLICY, Payload, boot_payload, live_payload
 from vinci.node.restarts import Restarts
 from vinci.plan.types import NodePlan, Vm, VmKind
 from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
@@ -265,7 +265,11 @@ class Reconciler:
                 self._delivered[vm.name] = self._booting.pop(vm.name)
             if self._delivered.get(vm.name) != digest:
                 for command, stdin in payload:
+                    if command == LOAD_POLICY:
+                        self._guests.policies.changes(vm.name, stdin)
                     await self._guests.channel(vm.name).check(command, stdin, seconds=60.0)
+                    if command == LOAD_POLICY:
+                        self._guests.policies.changed(vm.name, stdin)
                 if vm.name in self._delivered:
                     outcome.changes.append(f"VM {vm.name} got new rules")
                     self._audit.record(Event.RULES_REPLACED, Severity.NOTICE, f"VM {vm.name} got new rules", vm=vm.name)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vinci.introspect.findings import Check, CheckResult, Finding, Severity, Verdict
-from vinci.introspect.protocol import MAX_ANSWER, MAX_FINDINGS, MAX_TEXT, Answer, Request
+from vinci.introspect.protocol import MAX_ANSWER, MAX_FINDINGS, MAX_TEXT, Answer, Request, packed, unpacked
 from vinci.node.introspection.answers import AnswerError, look_of
 
 CHECKS = (Check.PLACE, Check.TEXT, Check.MODULES)
@@ -110,5 +110,6 @@ def test_the_largest_answer_fits() -> None:
 
 
 def test_a_request_survives_the_way() -> None:
-    request = Request("vm", "1-2", "APP-VM", "CPU#0\nRAX=0", ("1-2", "3-4"), "FlatView #0")
+    request = Request("vm", "1-2", "APP-VM", "CPU#0\nRAX=0", ("1-2", "3-4"), "FlatView #0", (packed(b"policy" * 99),))
+    assert [unpacked(policy) for policy in request.policies] == [b"policy" * 99]
     assert Request.decode(request.encode()) == request

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
 from vinci.introspect.guest import Guest, StructReader
@@ -80,16 +82,20 @@ _REGISTERED_TABLES = (
 """Arrays of pointers to such objects: symbol, length."""
 _FAMILIES = (("hooks_ipv4", 5), ("hooks_ipv6", 5), ("hooks_arp", 3), ("hooks_bridge", 5))
 _MAX_NETFILTER_HOOKS = 1024
+Call = tuple[int, str, int]
+"""A function that is called, by whom, and the address of what says so."""
 
 
 def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     """Follow all these chains. Raises Unreadable, Broken."""
     del trusted
+    calls: list[Call] = []
+    reader = StructReader(guest.layout, "notifier_block", "notifier_call", "next")
     for head, names in _NOTIFIERS.items():
         offset = guest.layout.offset(head, "head")
         for name in names:
             for symbol in guest.profile.symbols.all(name):
-                _notifiers(guest, code, sample, name, guest.u64(guest.slid(symbol) + offset))
+                _notifiers(guest, reader, name, guest.u64(guest.slid(symbol) + offset), calls)
     for name, kind, link in _REGISTERED_LISTS:
         at = guest.layout.offset(kind, link)
         for entry in list_entries(guest, guest.symbol(name), _LIMIT):
@@ -100,7 +106,8 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
         for entry in struct.unpack(f"<{length}Q", guest.read(guest.symbol(name), 8 * length)):
             if entry:
                 _registered(code, sample, name, entry)
-    _netfilter(guest, code, sample)
+    _netfilter(guest, calls)
+    check_calls(code, calls, sample, Check.HOOKS)
 
 
 def _next_file_system(guest: Guest) -> int:
@@ -114,38 +121,41 @@ def _registered(code: Code, sample: Sample, name: str, address: int) -> None:
         sample.add(("registered", name, address), Check.HOOKS, what, code.describe(address))
 
 
-def _notifiers(guest: Guest, code: Code, sample: Sample, name: str, first: int) -> None:
-    reader = StructReader(guest.layout, "notifier_block", "notifier_call", "next")
-    next_at = guest.layout.offset("notifier_block", "next")
-    for block in chain(guest, first, next_at, _LIMIT):
-        function, _ = reader.words(guest, block)
-        _called(code, sample, f"the notifier chain {name}", function, block)
+def _notifiers(guest: Guest, reader: StructReader, name: str, first: int, calls: list[Call]) -> None:
+    block = first
+    for _ in range(_LIMIT):
+        if not block:
+            return
+        function, following = reader.words(guest, block)
+        calls.append((function, f"the notifier chain {name}", block))
+        block = following
+    raise Broken(f"the notifier chain {name} does not end")
 
 
-def _called(code: Code, sample: Sample, by: str, function: int, place: int, check: Check = Check.HOOKS) -> None:
-    sample.examined += 1
-    if not code.is_function(function):
-        what = f"{by} calls {code.describe(function)}, which is no certified function"
-        sample.add(("called", by, place, function), check, what, code.describe(place))
+def check_calls(code: Code, calls: list[Call], sample: Sample, check: Check) -> None:
+    """Each function that is called has to be certified."""
+    sample.examined += len(calls)
+    good = code.are_functions(np.array([function for function, _, _ in calls], np.uint64))
+    for (function, by, place), certified in zip(calls, good.tolist(), strict=True):
+        if not certified:
+            what = f"{by} calls {code.describe(function)}, which is no certified function"
+            sample.add(("called", by, place, function), check, what, code.describe(place))
 
 
-def _netfilter(guest: Guest, code: Code, sample: Sample) -> None:
+def _netfilter(guest: Guest, calls: list[Call]) -> None:
     net = guest.symbol("init_net")
     for family, count in _FAMILIES:
         at = net + guest.layout.offset("net", f"nf.{family}")
         for number, entries in enumerate(struct.unpack(f"<{count}Q", guest.read(at, 8 * count))):
             if entries:
-                netfilter_entries(guest, code, sample, f"netfilter's {family}[{number}]", entries)
+                calls += netfilter_calls(guest, f"netfilter's {family}[{number}]", entries)
 
 
-def netfilter_entries(
-    guest: Guest, code: Code, sample: Sample, name: str, entries: int, check: Check = Check.HOOKS
-) -> None:
-    """Check the functions of one netfilter hook (`struct nf_hook_entries`). Raises Unreadable, Broken."""
+def netfilter_calls(guest: Guest, name: str, entries: int) -> list[Call]:
+    """The functions of one netfilter hook (`struct nf_hook_entries`). Raises Unreadable, Broken."""
     count = guest.u32(entries) & 0xFFFF
     if count > _MAX_NETFILTER_HOOKS:
         raise Broken(f"{name} has {count} entries")
     size = guest.layout.size("nf_hook_entry")
     raw = guest.read(entries + guest.layout.offset("nf_hook_entries", "hooks"), size * count)
-    for at in range(0, len(raw), size):
-        _called(code, sample, name, int.from_bytes(raw[at : at + 8], "little"), entries + at, check)
+    return [(int.from_bytes(raw[at : at + 8], "little"), name, entries + at) for at in range(0, len(raw), size)]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest, StructReader
 from vinci.introspect.hooks.security import security_hooks
@@ -25,14 +27,16 @@ class SelinuxWatch:
     very bytes that were compared tells that nothing has.
 
     Args:
-        policy: the trusted binary policy; give another after the guest was told to load another.
+        policies: the trusted binary policies; several while a VM is told to load another, and either may be in force.
 
-    Raises PolicyFormatError.
+    Raises PolicyFormatError; ValueError without any policy.
     """
 
-    def __init__(self, policy: bytes) -> None:
-        self._trusted = read_policy(policy)
-        self._verified: tuple[int, Snapshot] | None = None
+    def __init__(self, policies: Sequence[bytes]) -> None:
+        if not policies:
+            raise ValueError("no trusted policy to compare with")
+        self._trusted = [read_policy(policy) for policy in policies]
+        self._verified: tuple[int, Form, Snapshot] | None = None
 
     def check(self, guest: Guest) -> CheckResult:
         """One look."""
@@ -40,45 +44,50 @@ class SelinuxWatch:
 
     def _sample(self, guest: Guest) -> Sample:
         sample = Sample()
-        policy = self._state(guest, sample)
+        policy = _state(guest, sample)
         _hooks(guest, sample)
         if policy:
-            self._policy(guest, policy, sample)
-            _initial_contexts(guest, policy, self._trusted, sample)
+            in_force = self._policy(guest, policy, sample)
+            _initial_contexts(guest, policy, in_force, sample)
         return sample
 
-    @staticmethod
-    def _state(guest: Guest, sample: Sample) -> int:
-        """Check the switches; the address of the policy, or 0."""
-        reader = StructReader(guest.layout, "selinux_state", "enforcing", "initialized", "checkreqprot", "policy")
-        enforcing, initialized, lax, policy = reader.words(guest, guest.symbol("selinux_state"))
-        sample.examined += 4
-        for wrong, what in (
-            (enforcing != 1, "SELinux does not enforce"),
-            (initialized != 1 or not policy, "SELinux has no policy"),
-            (lax != 0, "SELinux checks the protection that programs ask for, not the one that they get"),
-        ):
-            if wrong:
-                sample.add(("state", what), Check.SELINUX, what, "selinux_state")
-        return policy
-
-    def _policy(self, guest: Guest, policy: int, sample: Sample) -> None:
-        sample.examined += sum(len(records) for records in self._trusted.values())
+    def _policy(self, guest: Guest, policy: int, sample: Sample) -> Form:
+        """Compare the policy; the trusted one that is in force, or that is most like it."""
         if self._verified is not None:
-            address, snapshot = self._verified
+            address, trusted, snapshot = self._verified
             if address == policy and snapshot.holds(guest):
-                return
+                sample.examined += sum(map(len, trusted.values()))
+                return trusted
             self._verified = None
         memory = PolicyMemory(guest, policy + guest.layout.offset("selinux_policy", "policydb"))
         found = memory.form()
-        for section, added, missing in differences(self._trusted, found):
-            what = f"the policy in force is not the trusted one: {_difference(section, added, missing, found)}"
-            sample.add(("policy", section), Check.SELINUX, what, section.value)
-        if not sample.findings:
-            # what changed between the walk and this is noticed at the next look, as the walk of it then differs
+        trusted = min(self._trusted, key=lambda one: sum(len(found[part] ^ one[part]) for part in Section))
+        sample.examined += sum(map(len, trusted.values()))
+        if trusted == found:
+            # a word that changed since the walk is noticed by walking once more: the digest is of what was compared
             snapshot = Snapshot.of(guest, memory.regions)
             if PolicyMemory(guest, memory.address).form() == found:
-                self._verified = policy, snapshot
+                self._verified = policy, trusted, snapshot
+            return trusted
+        for section, added, missing in differences(trusted, found):
+            what = f"the policy in force is not the trusted one: {_difference(section, added, missing, found)}"
+            sample.add(("policy", section), Check.SELINUX, what, section.value)
+        return trusted
+
+
+def _state(guest: Guest, sample: Sample) -> int:
+    """Check the switches; the address of the policy, or 0."""
+    reader = StructReader(guest.layout, "selinux_state", "enforcing", "initialized", "checkreqprot", "policy")
+    enforcing, initialized, lax, policy = reader.words(guest, guest.symbol("selinux_state"))
+    sample.examined += 4
+    for wrong, what in (
+        (enforcing != 1, "SELinux does not enforce"),
+        (initialized != 1 or not policy, "SELinux has no policy"),
+        (lax != 0, "SELinux checks the protection that programs ask for, not the one that they get"),
+    ):
+        if wrong:
+            sample.add(("state", what), Check.SELINUX, what, "selinux_state")
+    return policy
 
 
 def _difference(section: Section, added: tuple[Record, ...], missing: tuple[Record, ...], found: Form) -> str:

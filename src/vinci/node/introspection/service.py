@@ -43,6 +43,7 @@ class IntrospectionService:
         came_up: Callable[[str], bool],
         respond: Callable[[Vm, Response], Awaitable[None]],
         lift: Callable[[str], Awaitable[None]],
+        policies: Callable[[str], tuple[bytes, ...]],
     ) -> None:
         """
         Args:
@@ -51,6 +52,7 @@ class IntrospectionService:
             vms: the VMs declared for this node, by name.
             came_up: whether a VM has booted.
             respond: carries a response out; what fails is recorded and tried again by the reconcile loop.
+            policies: the SELinux policies that may be in force in a VM.
             lift: ends the consequences for a VM whose incident was closed.
         """
         self._empty = paths.root / "empty"
@@ -62,7 +64,7 @@ class IntrospectionService:
         self._respond = respond
         self._lift = lift
         events = Events(self._changed, self._compromised, self._checker_failed)
-        self._sweep = Sweep(host, self._start_checker, vms, came_up, lambda: incidents.vms, events)
+        self._sweep = Sweep(host, self._start_checker, vms, came_up, lambda: incidents.vms, events, policies)
 
     async def run(self) -> None:
         """Sweep until cancelled."""

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Protocol
 
 from vinci.introspect.findings import Look, Verdict
-from vinci.introspect.protocol import Request
+from vinci.introspect.protocol import Request, packed
 from vinci.model.infrastructure import Introspection
 from vinci.node.introspection.assurance import Assurance, at, failed, looked, released, started
 from vinci.node.introspection.checker import Checker, CheckerError
@@ -68,6 +68,7 @@ class Sweep:
         came_up: Callable[[str], bool],
         incidents: Callable[[], frozenset[str]],
         events: Events,
+        policies: Callable[[str], tuple[bytes, ...]] = lambda name: (),
     ) -> None:
         """
         Args:
@@ -77,6 +78,7 @@ class Sweep:
             came_up: whether a VM has booted: before, its kernel is not where it will be.
             incidents: the VMs that were found compromised and not released since.
             events: whom to tell.
+            policies: the SELinux policies that may be in force in a VM.
         """
         self._machine = machine
         self._start_checker = start_checker
@@ -84,6 +86,7 @@ class Sweep:
         self._came_up = came_up
         self._incidents = incidents
         self._events = events
+        self._policies = policies
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(MONITOR_THREADS, thread_name_prefix="monitor")
         self._asked: dict[str, asyncio.Future[str]] = {}
@@ -217,7 +220,8 @@ class Sweep:
         registers = await self._monitor(vm.name, "info registers -a")
         checker = await self._ready_checker()
         running = tuple(state.instance for state in self._states.values())
-        request = Request(vm.name, str(instance), vm.kind.value, registers, running)
+        policies = tuple(packed(policy) for policy in self._policies(vm.name))
+        request = Request(vm.name, str(instance), vm.kind.value, registers, running, policies=policies)
         ram = None
         try:
             if request.instance not in checker.knows:

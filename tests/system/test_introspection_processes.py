@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Processes, their pages, sniffers, hooks and SELinux of running VMs, seen from outside: clean and attacked ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fs_rig import scenario
+from seen_vm import Seen, boot_seen
+
+from vinci.images.build import Images, ensure_images
+from vinci.images.manifest import read_manifest
+from vinci.introspect.certified import CertifiedFiles
+from vinci.introspect.findings import CheckResult, Finding, Severity
+from vinci.introspect.guest import Guest
+from vinci.introspect.hooks import HookTables, check_hooks
+from vinci.introspect.memory import GuestMemory
+from vinci.introspect.network import check_network
+from vinci.introspect.processes import check_processes
+from vinci.introspect.profile import Profile, ensure_profile
+from vinci.introspect.selinux import SelinuxWatch
+from vinci.introspect.tasks import Task, TaskReader, listed
+from vinci.introspect.user_pages import check_user_pages
+
+CLEAN_LOOKS = 300
+FUZZED_LOOKS = 150
+
+
+@dataclass
+class Trusted:
+    """What a guest is compared with."""
+
+    images: Images
+    profile: Profile
+    tables: HookTables
+    app: CertifiedFiles
+    service: CertifiedFiles
+
+
+@pytest.fixture(scope="module")
+def trusted() -> Trusted:
+    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+    profile = ensure_profile(images)
+    app, service = (CertifiedFiles.of(read_manifest(m)) for m in (images.app_manifest, images.service_manifest))
+    return Trusted(images, profile, HookTables(profile), app, service)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def app(trusted: Trusted, runner: asyncio.Runner) -> Iterator[Seen]:
+    folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))
+    rig, seen = boot_seen(runner, trusted.images, trusted.profile, folder, "APP")
+    yield seen
+    runner.run(rig.close())
+
+
+def results(guest: Guest, trusted: Trusted, files: CertifiedFiles) -> list[CheckResult]:
+    """One look, without SELinux."""
+    guest.begin()
+    return [
+        check_processes(guest, files),
+        check_user_pages(guest, files),
+        check_network(guest),
+        check_hooks(guest, trusted.tables),
+    ]
+
+
+def findings(guest: Guest, trusted: Trusted, files: CertifiedFiles) -> list[Finding]:
+    return [finding for result in results(guest, trusted, files) for finding in result.findings]
+
+
+def lines(found: list[Finding]) -> str:
+    return "\n".join(f"{finding.check}: {finding.severity}: {finding.what} | {finding.where}" for finding in found)
+
+
+LOADS = {
+    "idle": "sleep 1000",
+    "forks": "while :; do for i in 1 2 3 4 5 6 7 8; do /bin/true & done; wait; done",
+    "page cache": "while :; do find / -xdev -type f 2>/dev/null | head -n 3000 | xargs cat >/dev/null 2>&1; "
+    "echo 3 >/proc/sys/vm/drop_caches; python3 -c 'import json, ssl, asyncio'; ls -R /usr >/dev/null; done",
+}
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_a_clean_guest_gives_no_alarm(app: Seen, trusted: Trusted, load: str) -> None:
+    app.sh(f"setsid sh -c {load_word(LOADS[load])} >/dev/null 2>&1 & echo $! >/run/load")
+    try:
+        for _ in range(CLEAN_LOOKS):
+            found = findings(app.guest, trusted, trusted.app)
+            assert not found, lines(found)
+    finally:
+        app.sh("kill -KILL -- -$(cat /run/load); while pgrep -g $(cat /run/load) >/dev/null; do sleep 0.1; done")
+
+
+def load_word(script: str) -> str:
+    return "'" + script.replace("'", "'\\''") + "'"
+
+
+STOP = "kill -KILL $(cat /run/evil) || true"
+
+
+def started(command: str, ready: str) -> str:
+    """A script that starts a command and waits until the condition `ready` holds."""
+    return f"rm -f /run/ready; setsid {command} >/run/log 2>&1 & echo $! >/run/evil; " + (
+        f"until {ready}; do kill -0 $(cat /run/evil) || {{ cat /run/log; exit 1; }}; sleep 0.1; done"
+    )
+
+
+def python(code: str) -> str:
+    """A script that starts a Python program and waits until it has done what it is for."""
+    code += "; open('/run/ready', 'w'); import time; time.sleep(1000)"
+    return started(f"python3 -c {load_word(code)}", "[ -e /run/ready ]")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is done in the guest as root, how it is taken back, and what has to be said of it and where."""
+
+    do: str
+    undo: str
+    what: str
+    where: str
+    severity: Severity = Severity.TAMPERED
+
+
+SELF_PATCHING = """
+import re
+lines = open('/proc/self/maps').read().splitlines()
+end = next(int(l.split('-')[1].split()[0], 16) for l in lines if ' r-xp ' in l and 'python3' in l)
+memory = open('/proc/self/mem', 'r+b', 0)
+memory.seek(end - 4096); byte = memory.read(1); memory.seek(end - 4096); memory.write(byte)
+open('/run/ready', 'w')
+import time; time.sleep(1000)
+"""
+FILELESS = """
+import os
+file = os.memfd_create('x')
+os.write(file, open('/usr/bin/sleep', 'rb').read())
+os.execve(file, ['sleep', '1000'], {})
+"""
+ATTACKS = {
+    "packet socket": Attack(
+        python("import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x300)"),
+        STOP,
+        "packet socket, held open",
+        r"pid \d+ \(python3\) file \d+",
+    ),
+    "raw socket": Attack(
+        python("import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)"),
+        STOP,
+        "raw socket",
+        r"pid \d+ \(python3\) file \d+",
+        Severity.NOTE,
+    ),
+    "promiscuous": Attack(
+        "ip link set eth0 promisc on", "ip link set eth0 promisc off", "packets that are not its own", "eth0"
+    ),
+    "anonymous code": Attack(
+        python("import mmap; m = mmap.mmap(-1, 4096, prot=7); m[0] = 195"),
+        STOP,
+        "no file's|not the image's",
+        r"pid \d+ \(python3\) at 0x[0-9a-f]+, writable",
+    ),
+    "fileless program": Attack(
+        started(f"python3 -c {load_word(FILELESS)}", "readlink /proc/$(cat /run/evil)/exe | grep -q memfd"),
+        STOP,
+        "a program that is not the image's",
+        r"pid \d+ \(\d+\) /memfd:x",
+    ),
+    "self-patching": Attack(
+        started(f"python3 -c {load_word(SELF_PATCHING)}", "[ -e /run/ready ]"),
+        STOP,
+        "no file's",
+        r"pid \d+ \(python3\) at 0x[0-9a-f]+",
+    ),
+    "copied program": Attack(
+        "cp /usr/bin/sleep /tmp/innocent; "
+        + started("/tmp/innocent 1000", "readlink /proc/$(cat /run/evil)/exe | grep -q innocent"),
+        STOP + "; rm -f /tmp/innocent",
+        "a program that is not the image's",
+        r"pid \d+ \(innocent\) /tmp/innocent",
+    ),
+    "core pattern": Attack(
+        "echo '|/tmp/x %p' >/proc/sys/kernel/core_pattern",
+        "echo core >/proc/sys/kernel/core_pattern",
+        r"where core dumps go was changed from 'core' to '\|/tmp/x %p'",
+        "core_pattern",
+    ),
+    "module loader": Attack(
+        "echo /tmp/x >/proc/sys/kernel/modprobe",
+        "echo /sbin/modprobe >/proc/sys/kernel/modprobe",
+        "the program that loads modules was changed",
+        "modprobe_path",
+    ),
+    "kprobe": Attack(
+        "mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null; cd /sys/kernel/tracing && "
+        "echo 'p:evil do_sys_openat2' >kprobe_events && echo 1 >events/kprobes/evil/enable",
+        "cd /sys/kernel/tracing && echo 0 >events/kprobes/evil/enable && echo >kprobe_events; cd /; "
+        "umount /sys/kernel/tracing",
+        "kprobe",
+        "do_sys_openat2",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_from_inside_is_named_and_gone_when_taken_back(app: Seen, trusted: Trusted, name: str) -> None:
+    attack = ATTACKS[name]
+    app.sh(attack.do)
+    try:
+        found = findings(app.guest, trusted, trusted.app)
+    finally:
+        app.sh(attack.undo)
+    named = [f for f in found if re.search(attack.what, f.what) and re.search(attack.where, f.where)]
+    assert named, lines(found)
+    assert named[0].severity is attack.severity
+    app.sh("while kill -0 $(cat /run/evil) 2>/dev/null; do sleep 0.1; done")
+    left = findings(app.guest, trusted, trusted.app)
+    assert not left, lines(left)
+
+
+def task_of(guest: Guest, comm: str) -> Task:
+    reader = TaskReader(guest)
+    return next(task for task in map(reader.read, listed(guest)) if task.comm == comm)
+
+
+def off_the_list(seen: Seen, task: Task) -> Callable[[], object]:
+    """Take a process off the list of processes, as a rootkit does; what puts it back."""
+    link = task.address + seen.guest.layout.offset("task_struct", "tasks")
+    following, before = struct.unpack("<2Q", seen.guest.read(link, 16))
+    seen.poke_words(before, following)
+    seen.poke_words(following + 8, before)
+
+    def back() -> None:
+        seen.poke_words(following + 8, link)
+        seen.poke_words(before, link)
+
+    return back
+
+
+def out_of_the_table(seen: Seen, task: Task) -> Callable[[], object]:
+    """Let the process's pid lead to no process; what puts it back."""
+    pid = seen.guest.u64(task.address + seen.guest.layout.offset("task_struct", "thread_pid"))
+    at = pid + seen.guest.layout.offset("pid", "tasks")
+    before = seen.poke_words(at, 0)
+    return lambda: seen.poke(at, before)
+
+
+@pytest.mark.parametrize("ways", [(off_the_list,), (out_of_the_table,), (off_the_list, out_of_the_table)])
+def test_a_hidden_process_is_named(
+    app: Seen, trusted: Trusted, ways: tuple[Callable[..., Callable[[], object]], ...]
+) -> None:
+    app.sh(started("sleep 777", "readlink /proc/$(cat /run/evil)/exe | grep -q sleep"))
+    app.guest.begin()
+    task = task_of(app.guest, "sleep")
+    undo = [way(app, task) for way in ways]
+    try:
+        found = findings(app.guest, trusted, trusted.app)
+    finally:
+        for back in reversed(undo):
+            back()
+    app.sh(STOP)
+    hidden = [finding for finding in found if "it is hidden" in finding.what]
+    assert [finding.where for finding in hidden] == [f"pid {task.pid} (sleep) /usr/bin/sleep"], lines(found)
+
+
+def test_a_hostile_guest_neither_crashes_nor_hangs_the_checks(app: Seen, trusted: Trusted) -> None:
+    """Words of the kernel's data and of its objects are replaced by what leads astray, in a copy of the VM's memory."""
+    chance = random.Random(1)
+    copy = bytearray(app.ram[:])
+    guest = Guest(
+        GuestMemory(copy, app.guest.memory.regions),
+        trusted.profile,
+        app.guest.processors,
+        app.guest.slide,
+        app.guest.physical_base,
+        app.guest.space,
+    )
+    guest.begin()
+    objects = list(listed(guest))
+    places = [guest.physical(address) for address in objects]
+    image = guest.physical_base + trusted.profile.symbols["_sdata"] - trusted.profile.start
+    size = trusted.profile.symbols["_end"] - trusted.profile.symbols["_sdata"]
+    offsets = [
+        guest.layout.offset("task_struct", name) for name in ("tasks", "signal", "mm", "thread_pid", "files", "pid")
+    ]
+    astray = [
+        0,
+        1,
+        8,
+        0xFFFFFFFFFFFFFFF8,
+        0x4141414141414141,
+        guest.symbol("init_task"),
+        *objects[:3],
+        0xFF00000000000000,
+    ]
+    region = guest.memory.regions[0].physical - guest.memory.regions[0].offset
+    for _ in range(FUZZED_LOOKS):
+        undo = []
+        for _ in range(chance.randint(1, 6)):
+            at = (
+                chance.choice(places) + chance.choice(offsets)
+                if chance.random() < 0.5
+                else image + chance.randrange(size) & -8
+            )
+            at -= region
+            undo.append((at, copy[at : at + 8]))
+            struct.pack_into("<Q", copy, at, chance.choice(astray))
+        results(guest, trusted, trusted.app)
+        for at, before in reversed(undo):
+            copy[at : at + 8] = before
+    left = findings(guest, trusted, trusted.app)
+    assert not left, lines(left)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return scenario.policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(scope="module")
+def files_server(trusted: Trusted, runner: asyncio.Runner, policy: bytes) -> Iterator[Seen]:
+    folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))
+    disk = folder / "disk"
+    with disk.open("wb") as file:
+        file.truncate(256 << 20)
+    given = {"policy": policy, "shares": scenario.table()}
+    rig, seen = boot_seen(runner, trusted.images, trusted.profile, folder, "FS", files=given, disk=disk)
+    yield seen
+    runner.run(rig.close())
+
+
+def test_a_file_server_with_its_live_patch_and_policy_is_clean(
+    files_server: Seen, trusted: Trusted, policy: bytes
+) -> None:
+    watch = SelinuxWatch([policy])
+    for _ in range(20):
+        found = findings(files_server.guest, trusted, trusted.service)
+        found += watch.check(files_server.guest).findings
+        assert not found, lines(found)
+
+
+def test_selinux_switched_off_in_memory_is_seen(files_server: Seen, policy: bytes) -> None:
+    watch = SelinuxWatch([policy])
+    before = files_server.poke(files_server.guest.symbol("selinux_state"), b"\0")
+    files_server.guest.begin()
+    found = watch.check(files_server.guest).findings
+    files_server.poke(files_server.guest.symbol("selinux_state"), before)
+    assert [finding.what for finding in found] == ["SELinux does not enforce"]
+
+
+def test_a_rule_added_in_memory_and_a_replaced_policy_are_seen(
+    files_server: Seen, policy: bytes, tmp_path: Path
+) -> None:
+    guest, watch = files_server.guest, SelinuxWatch([policy])
+    guest.begin()
+    assert not watch.check(guest).findings
+    rules = guest.u64(guest.symbol("selinux_state") + guest.layout.offset("selinux_state", "policy"))
+    rules += guest.layout.offset("selinux_policy", "policydb") + guest.layout.offset("policydb", "te_avtab")
+    buckets = guest.u64(rules)
+    node = next(filter(None, (guest.u64(buckets + 8 * number) for number in range(1000))))
+    before = files_server.poke(node + guest.layout.offset("avtab_node", "datum"), b"\xff\xff\xff\xff")
+    guest.begin()
+    (found,) = watch.check(guest).findings
+    files_server.poke(node + guest.layout.offset("avtab_node", "datum"), before)
+    assert "access rules: 1 added" in found.what
+    guest.begin()
+    assert not watch.check(guest).findings
+    other = scenario.policy(tmp_path, scenario.without("prescriptions", "nurses"))
+    files_server.run(files_server.machine.ok("/usr/lib/vinci/fs-policy", other))
+    guest.begin()
+    assert any("the policy in force is not the trusted one" in finding.what for finding in watch.check(guest).findings)
+    assert not SelinuxWatch([policy, other]).check(guest).findings
