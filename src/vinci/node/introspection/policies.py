@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-
 _MOST = 4
 """When load after load fails: the one that surely was in force once, and the last ones."""
 
