@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -39,14 +37,6 @@ _CHOSEN_AT_BOOT = frozenset(
 """Variables in which the kernel puts another function of its own when it starts."""
 _STATIC_CALL_KEY = "__SCK__"
 """What a static call's key says is only the kernel's note: what is called stands in the text, and is checked there."""
-_FIRST_EXTERNAL_VECTOR = 0x20
-VECTORS = 256
-_GATE_TABLES = ("early_idts", "def_idts", "apic_idts", "ia32_idt")
-_GATE_STUBS = ("irq_entries_start", "spurious_entries_start")
-_STUB_SIZE = 8
-_PAGE_FAULT_VECTOR = 14
-_EARLY_STUB_SIZE = 9
-"""EARLY_IDT_HANDLER_SIZE; vectors that no exception has keep the boot's entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +59,7 @@ class Pointers:
 
 
 class HookTables:
-    """Pointers to functions and to constants, gates of interrupts, and tracepoints of one kernel image."""
+    """Pointers to functions and to constants, and tracepoints, of one kernel image."""
 
     def __init__(self, profile: Profile) -> None:
         symbols = profile.symbols
@@ -79,7 +69,6 @@ class HookTables:
             functions, constants = _pointers(profile, -(-symbols[first] // 8) * 8, symbols[last])
             self.functions.append(functions)
             self.constants.append(constants)
-        self.gates = _gates(profile)
         self.tracepoints = _tracepoints(profile)
 
 
@@ -102,30 +91,6 @@ def _pointers(profile: Profile, start: int, end: int) -> tuple[Pointers, Pointer
 @lru_cache(maxsize=1 << 15)
 def _is_free(variable: str) -> bool:
     return variable in _CHOSEN_AT_BOOT or variable.startswith(_STATIC_CALL_KEY)
-
-
-def _gates(profile: Profile) -> Mapping[int, frozenset[int]]:
-    """The link addresses of the entries that the image has for each interrupt vector.
-
-    Sources: linux/arch/x86/kernel/idt.c, arch/x86/include/asm/idtentry.h.
-    """
-    found: dict[int, set[int]] = defaultdict(set)
-    symbols, layout = profile.symbols, profile.layout
-    size, address = layout.size("idt_data"), layout.offset("idt_data", "addr")
-    for name in (name for name in _GATE_TABLES if name in symbols):
-        at = symbols[name]
-        end = int(symbols.addresses[symbols.addresses.searchsorted(at, "right")])
-        while at + size <= end:
-            record = bytes(profile.elf.at(at, size))
-            found[int.from_bytes(record[:4], "little")].add(int.from_bytes(record[address : address + 8], "little"))
-            at += size
-    for stub in _GATE_STUBS:
-        for vector in range(_FIRST_EXTERNAL_VECTOR, VECTORS):
-            found[vector].add(symbols[stub] + (vector - _FIRST_EXTERNAL_VECTOR) * _STUB_SIZE)
-    for vector in range(_FIRST_EXTERNAL_VECTOR):
-        found[vector].add(symbols["early_idt_handler_array"] + vector * _EARLY_STUB_SIZE)
-    found[_PAGE_FAULT_VECTOR].add(symbols["asm_exc_page_fault"])
-    return {vector: frozenset(found[vector]) for vector in range(VECTORS)}
 
 
 def _tracepoints(profile: Profile) -> Words:
