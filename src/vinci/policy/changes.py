@@ -13,6 +13,7 @@ from vinci.model.problems import ModelPath
 from vinci.model.services import resolve_service, service_name
 from vinci.policy.flows import Analysis, Passage, analyse, hop_text
 from vinci.policy.graph import Hop, HopKind
+from vinci.policy.widening import Widening
 
 MAX_WAYS = 100
 """Most longer ways that are told one by one."""
@@ -121,14 +122,13 @@ def _labels(infrastructure: Infrastructure) -> _Facts:
 
 
 def _ways_down(old: Infrastructure | None, new: Infrastructure) -> list[FlowChange]:
-    """New hops that go down, then pairs of communities between which information newly gets down by a longer way.
+    """New or wider hops that go down, then pairs of communities between which information newly gets down otherwise.
 
     Where nothing was in force, the hops say everything.
     """
     before = analyse(old) if old is not None else None
     after = analyse(new)
-    known = {_identity(before.graph.infrastructure, hop) for hop in _down_hops(before)} if before else set()
-    fresh = [hop for hop in _down_hops(after) if _identity(new, hop) not in known]
+    fresh = _fresh(before, after)
     changes = [_opened(new, str(hop.source), str(hop.target), (hop,)) for hop in fresh]
     told = {(hop.source.name, hop.target.name) for hop in fresh}
     longer = sorted(_downward(after) - _downward(before) - told) if before else []
@@ -138,6 +138,21 @@ def _ways_down(old: Infrastructure | None, new: Infrastructure) -> list[FlowChan
         more = f"information gets down between {len(longer) - MAX_WAYS} more pairs of communities"
         changes.append(FlowChange(ChangeKind.OPENS_DOWNWARD, more, ()))
     return changes
+
+
+def _fresh(before: Analysis | None, after: Analysis) -> list[Hop]:
+    """Downward hops that were not there, or let less through: from lower labels, to higher ones, more inspected."""
+    if before is None:
+        return list(_down_hops(after))
+    known: dict[tuple[str, ...], list[Hop]] = {}
+    for hop in _down_hops(before):
+        known.setdefault(_identity(before.graph.infrastructure, hop), []).append(hop)
+    widening, new = Widening(before.graph, after.graph), after.graph.infrastructure
+    return [
+        hop
+        for hop in _down_hops(after)
+        if all(widening.is_wider(hop, each) for each in known.get(_identity(new, hop), ()))
+    ]
 
 
 def _opened(new: Infrastructure, start: str, end: str, way: tuple[Hop, ...]) -> FlowChange:

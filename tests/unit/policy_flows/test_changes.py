@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from strategies import infrastructures
 
@@ -69,3 +70,58 @@ def test_there_and_back(first: Infrastructure, second: Infrastructure) -> None:
         change.path for change in back if change.kind is ChangeKind.LOSES
     }
     assert all(change.kind is not ChangeKind.LOSES for change in flow_changes(None, first))
+
+
+UTILITY = HOSPITAL.with_name("utility.yaml")
+
+
+def opened(instead_of: str, written: str) -> list[str]:
+    """The ways down that a change of the utility opens."""
+    text = UTILITY.read_text()
+    assert instead_of in text
+    changed = parse(text.replace(instead_of, written, 1).encode()).infrastructure
+    found = flow_changes(load(UTILITY).infrastructure, changed)
+    return [change.text for change in found if change.kind is ChangeKind.OPENS_DOWNWARD]
+
+
+@pytest.mark.parametrize(
+    ("instead_of", "written"),
+    [
+        ("functions: [read-holding-registers,", "functions: [write-register, read-holding-registers,"),
+        ("registers: [0-99, 1000-1049]", "registers: [0-100, 1000-1049]"),
+        ("units: [1, 2]", "units: [1-3]"),
+        ("rate: 20", "rate: 21"),
+        ("methods: [GET, HEAD]", "methods: [GET, POST]"),
+        ("paths: [/news, /tools/*]", "paths: [/news, /tools/*, /t]"),
+        ("max_body_bytes: 0", "max_body_bytes: 1"),
+        ("    inspection:\n      gateway: http\n      methods: [GET, HEAD]\n      paths: [/news, /tools/*]\n"
+         "      rate: 10\n      max_body_bytes: 0\n", ""),
+    ],
+)  # fmt: skip
+def test_a_gateway_that_lets_more_through_is_a_new_way_down(instead_of: str, written: str) -> None:
+    """The way is trusted for what its gateway lets through: nobody has been asked about more."""
+    assert len(opened(instead_of, written)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("instead_of", "written"),
+    [
+        ("functions: [read-holding-registers, read-input-registers]", "functions: [read-holding-registers]"),
+        ("registers: [0-99, 1000-1049]", "registers: [0-50, 51-99]"),
+        ("units: [1, 2]", "units: [1-2]"),
+        ("rate: 20", "rate: 2"),
+        ("paths: [/news, /tools/*]", "paths: [/tools/new/*]"),
+    ],
+)
+def test_a_gateway_that_lets_less_through_opens_nothing(instead_of: str, written: str) -> None:
+    assert opened(instead_of, written) == []
+
+
+def test_a_way_down_from_a_higher_label_than_before_is_a_new_one() -> None:
+    """The trusted hop stays what it was by name; what it carries does not."""
+    text = UTILITY.read_text().replace("levels: [office, control]", "levels: [office, control, secret]")
+    old = parse(text.encode()).infrastructure
+    raised = parse(text.replace("level: control}", "level: secret}").encode()).infrastructure
+    ways = [change for change in flow_changes(old, raised) if change.kind is ChangeKind.OPENS_DOWNWARD]
+    assert any("scada" in change.text for change in ways)
+    assert [change for change in flow_changes(raised, old) if change.kind is ChangeKind.OPENS_DOWNWARD] == []
