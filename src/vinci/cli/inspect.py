@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from vinci.cli.client import node_paths, post
+from vinci.cli.evidence import save as save_evidence
 from vinci.cli.failure import Failure, Status
 from vinci.cli.output import console, print_json, print_table, run
 
@@ -25,11 +27,31 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     vm: Annotated[str | None, typer.Argument(help="a VM's name; without it, all that run", show_default=False)] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="keep memory, registers and findings in this new directory", show_default=False)
+    ] = None,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="with --save: freeze the VM while its memory is copied")
+    ] = False,
     node: Node = None,
     as_json: Json = False,
 ) -> None:
     """Look at a VM from outside now: what was checked, what was found. Exit status 1 unless it is trusted."""
-    run(_inspect(vm, node, as_json))
+    if save is not None and vm is None:
+        raise Failure("name the VM whose memory is to be saved", Status.USAGE)
+    if pause and save is None:
+        raise Failure("--pause goes with --save DIR", Status.USAGE)
+    run(_inspect(vm, node, as_json) if save is None or vm is None else _save(vm, node, save, pause, as_json))
+
+
+async def _save(vm: str, node: str | None, directory: Path, pause: bool, as_json: bool) -> int:
+    told = await save_evidence(node_paths(node), vm, directory, pause)
+    if as_json:
+        print_json([{"state": told["state"], "look": told["look"]}])
+    else:
+        _print_look(told["look"], told["state"])
+        _say(f"evidence is in {directory}; whether it is untouched: docs/how-to/investigate.md")
+    return Status.DONE if told["state"]["verdict"] == "trusted" else Status.DOES_NOT_HOLD
 
 
 async def _inspect(vm: str | None, node: str | None, as_json: bool) -> int:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from vinci.cli import declare, inspect, observe, reason, use
+from vinci.cli import declare, inspect, observe, reason, shell, use
 from vinci.cli.failure import Failure, Status
 from vinci.cli.output import error_console
 
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (declare, reason, observe, inspect, use):
+for room in (declare, reason, observe, inspect, shell, use):
     room.register(app)
 
 

@@ -139,6 +139,11 @@ def _print_verification(report: dict[str, Any]) -> None:
         ("from", *report["targets"]),
         [(row["vm"], *row["cells"]) for row in report["network_matrix"]],
     )
+    print_table(
+        "Virtual machines: is each still the one that was started? (looked at from outside)",
+        ("VM", "trusted"),
+        [(row["vm"], row["trusted"]) for row in report["trust"]],
+    )
     for mismatch in report["mismatches"]:
         console.print(f"MISMATCH {mismatch['message']}", style="red", highlight=False, markup=False)
     console.print(

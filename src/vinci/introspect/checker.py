@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy.ma  # noqa: F401 - numpy loads it at its first use, when no file can be read any more
+
 from vinci.images.build import images_in
 from vinci.images.manifest import read_manifest
 from vinci.introspect.attach import attach
@@ -125,6 +127,15 @@ def serve(connection: socket.socket, checker: Checker) -> None:
         connection.sendall(checker.answer(Request.decode(line), ram).encode())
 
 
+def _ready(profile: Profile) -> Profile:
+    """The profile with all read and worked out that is made at first use: later it would be on a VM's time."""
+    for name in profile.certified:
+        profile.module(name)
+    for _made_now in (profile.anchor, profile.access_prevention, profile.entries, profile.rules, profile.exports):
+        pass
+    return profile
+
+
 def main() -> int:
     """The process's life."""
     parser = argparse.ArgumentParser(prog="vinci-checker", description="reads the memory of a node's VMs")
@@ -137,7 +148,7 @@ def main() -> int:
         CertifiedFiles.of(read_manifest(manifest)) for manifest in (images.app_manifest, images.service_manifest)
     )
     kinds = {VmKind.APP.value: app, VmKind.FS.value: service, VmKind.FW.value: service}
-    checker = Checker(ensure_profile(images), kinds)
+    checker = Checker(_ready(ensure_profile(images)), kinds)
     confine(arguments.empty)
     with socket.socket(fileno=arguments.socket) as connection:
         serve(connection, checker)

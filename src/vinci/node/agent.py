@@ -20,6 +20,7 @@ from vinci.node.consoles import Consoles
 from vinci.node.events import watch_file_server, watch_firewall, watch_packets
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
+from vinci.node.introspection.evidence import Evidence
 from vinci.node.introspection.incidents import Incidents
 from vinci.node.introspection.response import Responder
 from vinci.node.introspection.service import IntrospectionService
@@ -75,6 +76,7 @@ class Agent:
         self.consoles = Consoles(paths.sockets())
         self.network = NodeNetwork(paths.namespace)
         self.incidents = Incidents(store)
+        self.evidence = Evidence(store, self.host, paths.node)
         self.grants = Grants(self.guests, self._sessions_with_rights)
         self.logins = Logins(
             paths.node,
@@ -99,6 +101,7 @@ class Agent:
             audit,
             accelerator,
             lambda: self.incidents.confined,
+            self.evidence.paused,
         )
         self._responder = Responder(self.network, self.grants, self._reconciler, audit, self._wake.set)
         self.introspection = IntrospectionService(

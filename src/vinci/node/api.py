@@ -17,6 +17,7 @@ import os
 import shlex
 import socket
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -32,12 +33,14 @@ from vinci.node.audit import Event, Severity
 from vinci.node.authenticate import MAX_PASSWORD, DeniedError, hash_password
 from vinci.node.authorize import GROUP, Peer, peer_of
 from vinci.node.channel import ChannelError
+from vinci.node.introspection.evidence import NAMESPACE
 from vinci.node.introspection.service import ReleaseError, look_json
 from vinci.node.reconcile import Outcome, Progress, Report
 from vinci.node.relay import Terminal, relay
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
+from vinci.plan.types import Vm
 from vinci.policy.login import CommunityNeededError
 from vinci.vmm.host import VmmError
 
@@ -48,6 +51,8 @@ MAX_REQUESTS = 128
 """Requests served at once, a login's whole session among them; one more is told to come again."""
 AUDIT_BATCH = 200
 FIRST_MESSAGE_SECONDS = 120.0
+SAVE_SECONDS = 3600.0
+"""For an administrator's copy of a VM's memory."""
 
 Text = Annotated[str, Field(max_length=256)]
 Word = Annotated[str, Field(max_length=4096)]
@@ -96,6 +101,25 @@ class InspectRequest(_Request):
     vm: Text | None = None
 
 
+class AttachmentRequest(_Request):
+    """Where a VM's memory is."""
+
+    vm: Text
+
+
+class EvidenceMessage(_Request):
+    """The first message of an administrator who saves evidence."""
+
+    vm: Text
+    pause: bool = False
+
+
+class ManifestMessage(_Request):
+    """The second: what was saved, to be signed."""
+
+    manifest: Annotated[str, Field(max_length=64 * 1024)]
+
+
 class ReleaseRequest(_Request):
     """An administrator's word that a VM may be trusted again."""
 
@@ -119,6 +143,8 @@ def application(agent: Agent) -> web.Application:
             web.get("/v1/console", api.console),
             web.post("/v1/inspect", api.inspect),
             web.post("/v1/release", api.release),
+            web.post("/v1/attachment", api.attachment),
+            web.get("/v1/evidence", api.evidence),
             web.get("/v1/login", api.login),
             web.get("/v1/exec", api.execute),
         ]
@@ -350,9 +376,53 @@ class _Api:
             return web.json_response({"released": False, "reason": str(error)})
         return web.json_response({"released": True})
 
-    def _known(self, vm: str) -> None:
-        if self._agent.in_force is None or vm not in {v.name for v in self._agent.in_force.node_plan.vms}:
-            raise web.HTTPNotFound(reason=f"there is no VM {vm[:64]!r} on this node")
+    async def attachment(self, request: web.Request) -> web.Response:
+        vm = self._known(AttachmentRequest.model_validate_json(await request.read()).vm)
+        self._record_access(request, vm, "looks into the memory of")
+        try:
+            return web.json_response(await self._agent.evidence.attachment(vm, self._agent.guests.images))
+        except VmmError as error:
+            return _problem(502, str(error))
+
+    async def evidence(self, request: web.Request) -> web.StreamResponse:
+        return await self._conversation(request, self._evidence)
+
+    async def _evidence(self, request: web.Request, socket_: web.WebSocketResponse, untrusted_first: str) -> _Message:
+        message = EvidenceMessage.model_validate_json(untrusted_first)
+        if self._agent.in_force is None or message.vm not in {v.name for v in self._agent.in_force.node_plan.vms}:
+            return {"error": f"there is no VM {message.vm!r} on this node"}
+        vm, evidence, images = self._known(message.vm), self._agent.evidence, self._agent.guests.images
+        self._record_access(request, vm, "saves the memory of")
+        try:
+            async with evidence.held(vm.name, message.pause):
+                look = await self._agent.introspection.look(vm.name)
+                told = {
+                    "attachment": await evidence.attachment(vm, images),
+                    "look": look_json(look),
+                    "state": self._agent.introspection.state_of(vm.name),
+                    "node": self._agent.paths.node,
+                    "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                    "paused": message.pause,
+                    "images": {"digest": images.digest, "kernel_release": images.kernel_release},
+                }
+                await socket_.send_json(told)
+                untrusted_second = await _first(socket_, SAVE_SECONDS)
+        except VmmError as error:
+            return {"error": str(error)}
+        manifest = ManifestMessage.model_validate_json(untrusted_second).manifest
+        return {"signature": evidence.sign(manifest.encode()), "key": evidence.public_key, "namespace": NAMESPACE}
+
+    def _record_access(self, request: web.Request, vm: Vm, what: str) -> None:
+        peer = _peer(request)
+        text = f"{peer.name} {what} {vm.name}"
+        self._agent.audit.record(Event.ADMIN_EXEC, Severity.NOTICE, text, vm=vm.name, uid=peer.uid)
+
+    def _known(self, name: str) -> Vm:
+        vms = self._agent.in_force.node_plan.vms if self._agent.in_force is not None else ()
+        found = next((vm for vm in vms if vm.name == name), None)
+        if found is None:
+            raise web.HTTPNotFound(reason=f"there is no VM {name[:64]!r} on this node")
+        return found
 
     async def login(self, request: web.Request) -> web.StreamResponse:
         return await self._conversation(request, self._login)
@@ -431,8 +501,8 @@ def _words(command: list[str] | None) -> str:
     return "".join(" " + shlex.quote(word) for word in command or ())
 
 
-async def _first(socket_: web.WebSocketResponse) -> str:
-    message = await socket_.receive(timeout=FIRST_MESSAGE_SECONDS)
+async def _first(socket_: web.WebSocketResponse, seconds: float = FIRST_MESSAGE_SECONDS) -> str:
+    message = await socket_.receive(timeout=seconds)
     if message.type is not WSMsgType.TEXT:
-        raise ValueError("the first message has to be text")
+        raise ValueError("the message has to be text")
     return str(message.data)

@@ -88,6 +88,11 @@ class Guests:
         self._images = images
 
     @property
+    def images(self) -> Images:
+        """The images that VMs are started from."""
+        return self._images
+
+    @property
     def image_digest(self) -> str:
         """The digest of the images that VMs are started from."""
         return self._images.digest

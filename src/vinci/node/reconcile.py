@@ -70,8 +70,14 @@ class Reconciler:
         audit: Audit,
         accelerator: Accelerator,
         confined: Callable[[], Collection[str]],
+        held: Collection[str],
     ) -> None:
-        """`confined`: gives the VMs in quarantine; asked from worker threads too."""
+        """
+        Args:
+            host, guests, network, grants, consoles, audit, accelerator: the node's.
+            confined: gives the VMs in quarantine; asked from worker threads too.
+            held: the VMs that an investigator has frozen now.
+        """
         self._host = host
         self._guests = guests
         self._network = network
@@ -80,6 +86,7 @@ class Reconciler:
         self._audit = audit
         self._accelerator = accelerator
         self._confined = confined
+        self._held = held
         self._pool = ThreadPoolExecutor(PARALLEL_STARTS, thread_name_prefix="vmm")
         self._lock = asyncio.Lock()
         self._delivered: dict[str, str] = {}
@@ -118,6 +125,7 @@ class Reconciler:
             running = await self._in_thread(self._host.list)
             declared = frozenset(vm.name for vm in plan.vms)
             kept = await self._stop_superfluous(wanted, declared, running, outcome, report)
+            await self._resume([name for name in kept if running[name].state is VmState.PAUSED], outcome)
             self.reachable &= kept
             missing = self._startable([vm for vm in wanted if vm.name not in kept], outcome)
             await self._start(name, plan, missing, outcome, report)
@@ -144,6 +152,16 @@ class Reconciler:
             await self._stop_superfluous([], frozenset(), running, outcome, report)
             self.reachable.clear()
             return outcome
+
+    async def _resume(self, frozen: list[str], outcome: Outcome) -> None:
+        """Let VMs go on that an investigator's agent froze and did not live to let go."""
+
+        async def resume(name: str) -> None:
+            if name not in self._held:
+                await self._in_thread(partial(self._host.resume, name))
+                outcome.changes.append(f"VM {name} goes on")
+
+        await self._each("resume VMs", frozen, resume, outcome, lambda _: None)
 
     async def stop(self, name: str, why: str) -> None:
         """End one VM at once, whatever a pass is busy with.

@@ -26,6 +26,7 @@ async def status_of(agent: Agent) -> Json:
         "agent_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "declaration": None,
         "invalid_declaration": agent.invalid,
+        "evidence_key": agent.evidence.public_key,
         "sessions": [
             {"id": s.id, "user": s.user, "community": s.community, "vm": s.vm, "started": s.started}
             for s in agent.sessions()

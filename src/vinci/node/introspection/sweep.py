@@ -99,6 +99,7 @@ class Sweep:
         self._no_start_before = 0.0
         self._looking = asyncio.Lock()
         self._refreshed = -TICK_SECONDS
+        self._first_before = False
         self.settings = Introspection()
 
     # -- what is known ---------------------------------------------------------------------------------------------
@@ -126,10 +127,10 @@ class Sweep:
             while True:
                 try:
                     self._refresh()
-                    name = min(self._due, key=self._due.__getitem__, default=None)
-                    wait = TICK_SECONDS if name is None else self._due[name] - self._loop.time()
-                    if name is None or wait > 0:
-                        await asyncio.sleep(min(wait, TICK_SECONDS))
+                    name = self._next(self._loop.time())
+                    if name is None:
+                        soonest = min(self._due.values(), default=float("inf")) - self._loop.time()
+                        await asyncio.sleep(max(0.0, min(soonest, TICK_SECONDS)))
                         continue
                     async with self._looking:
                         await self._look(name)
@@ -139,6 +140,20 @@ class Sweep:
         finally:
             clock.cancel()
             await self.renew_checker()
+
+    def _next(self, now: float) -> str | None:
+        """The VM whose turn it is, None when none is due.
+
+        The first look at a VM takes as long as many others: two of them never come in a row while a VM waits that is
+        known already, or that one would become unchecked after each start of a checker.
+        """
+        due = [name for name in sorted(self._due, key=self._due.__getitem__) if self._due[name] <= now]
+        known = self._checker.knows if self._checker is not None else set()
+        first = [name for name in due if self._states[name].instance not in known]
+        again = [name for name in due if self._states[name].instance in known]
+        turn = again or first if self._first_before else first or again
+        self._first_before = bool(first) and turn is first
+        return turn[0] if turn else None
 
     async def look_now(self, name: str) -> Look:
         """Look at a VM out of turn; the look, which counts like any other."""
@@ -199,7 +214,9 @@ class Sweep:
             self._due[name] = began + TICK_SECONDS
             return Look(name, Verdict.UNCHECKED, (), 0.0, "it has not come up yet")
         try:
-            look = await self._ask(vm, instance)
+            checker = await self._ready_checker()
+            began = self._loop.time()  # starting a checker takes its time, which is not this VM's
+            look = await self._ask(checker, vm, instance)
         except (VmmError, OSError, TimeoutError) as error:
             text = "QEMU's monitor does not answer" if isinstance(error, TimeoutError) else str(error)
             look = Look(name, Verdict.UNREACHABLE, (), 0.0, text)
@@ -216,9 +233,8 @@ class Sweep:
         self._set(name, after)
         return look
 
-    async def _ask(self, vm: Vm, instance: Instance) -> Look:
+    async def _ask(self, checker: Checker, vm: Vm, instance: Instance) -> Look:
         registers = await self._monitor(vm.name, "info registers -a")
-        checker = await self._ready_checker()
         running = tuple(state.instance for state in self._states.values())
         policies = tuple(packed(policy) for policy in self._policies(vm.name))
         request = Request(vm.name, str(instance), vm.kind.value, registers, running, policies=policies)

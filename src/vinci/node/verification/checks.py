@@ -12,6 +12,7 @@ class Kind(StrEnum):
 
     FILES = "files"
     NETWORK = "network"
+    TRUST = "trust"
 
 
 class Measured(StrEnum):

@@ -8,11 +8,12 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from vinci.introspect.findings import Verdict
 from vinci.model.infrastructure import ShareKind
 from vinci.model.services import resolve_service
 from vinci.node.channel import ChannelError
 from vinci.node.reconcile import Progress, Report
-from vinci.node.verification.checks import Check, Kind, Measured
+from vinci.node.verification.checks import Check, Kind, Measured, yes_if
 from vinci.node.verification.evidence import keep_evidence
 from vinci.node.verification.files import FileSubject, measure_files
 from vinci.node.verification.network import ALWAYS_TRIED, Endpoint, measure_reach
@@ -57,7 +58,8 @@ async def verify(agent: Agent, report: Report) -> Json:
             report,
         )
         network = await _each("try connections", _network(agent, in_force), report)
-    checks = files + network
+    trust = await _each("look into VMs", [_trust(agent, vm) for vm in agent.wanted_vms()], report)
+    checks = files + network + trust
     result = _report(subjects, checks)
     if not result["matches"]:
         result["bundle"] = str(await keep_evidence(agent, checks))
@@ -109,6 +111,15 @@ def _network(agent: Agent, in_force: InForce) -> list[Measurement]:
     return work
 
 
+async def _trust(agent: Agent, vm: Vm) -> list[Check]:
+    """Whether a VM is the one that was started. Not looked at in time is not known, hence no match."""
+    await agent.introspection.look(vm.name)
+    verdict = agent.introspection.verdict(vm.name)
+    known = verdict in (Verdict.TRUSTED, Verdict.COMPROMISED)
+    measured = yes_if(verdict is Verdict.TRUSTED) if known else Measured.UNKNOWN
+    return [Check(Kind.TRUST, vm.name, "trusted", "is", Measured.YES, measured)]
+
+
 def _place(vm: Vm) -> Place:
     return Place(
         community=vm.community,
@@ -140,6 +151,7 @@ def _report(subjects: list[FileSubject], checks: list[Check]) -> Json:
         "network_matrix": [
             {"vm": source, "cells": [_open(network, source, target) for target in targets]} for source in sources
         ],
+        "trust": [{"vm": c.subject, "trusted": c.measured.value} for c in checks if c.kind is Kind.TRUST],
         "checks": [check.as_json() for check in checks],
         "mismatches": [check.as_json() for check in mismatches],
     }

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Introspection as a service on running VMs: who is tampered with is found, answered as declared, and comes back only
+by an administrator's word; a checker that fails never looks like clean VMs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from installation import PASSWORD, VINCI, Installation
+from tamper import changed_text
+from test_agent import _agents, _pids, _wait_for_agent
+
+HERE = Path(__file__).parent
+FS, STRICT = "10.31.2.2", "10.31.2.10"
+VMS = ("strict-1", "strict-fw", "harsh-1", "harsh-fw", "files")
+REASON = ("--reason", "the byte was put back by the test")
+
+
+@pytest.fixture(scope="module")
+def watched() -> Iterator[Installation]:
+    """Two communities and their file server, up: all three responses."""
+    state = Path(tempfile.mkdtemp(prefix="vinci-t-", dir="/tmp"))
+    state.chmod(0o711)
+    installation = Installation(state, HERE / "watched.yaml")
+    try:
+        installation.check("up", str(installation.file), seconds=600)
+        wait_for(installation, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS), seconds=120)
+        yield installation
+    finally:
+        if installation.vinci("down").status == 0:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def trust_of(installation: Installation) -> dict[str, dict[str, Any]]:
+    return {vm["name"]: vm["trust"] for vm in installation.status()["vms"]}
+
+
+def wait_for(
+    installation: Installation, holds: Callable[[dict[str, dict[str, Any]]], bool], seconds: float = 60
+) -> dict[str, dict[str, Any]]:
+    """The VMs' trust as soon as something holds for it."""
+    deadline = time.monotonic() + seconds
+    seen: dict[str, dict[str, Any]] = {}
+    while time.monotonic() < deadline:
+        done = installation.vinci("status", "--json")
+        if done.status == 0:
+            seen = {vm["name"]: vm["trust"] for vm in json.loads(done.out)["vms"]}
+            if holds(seen):
+                return seen
+        time.sleep(0.2)
+    raise AssertionError(
+        f"it did not come to that: {[(vm, trust['verdict'], told(trust)) for vm, trust in seen.items()]}"
+    )
+
+
+def told(trust: dict[str, Any]) -> list[str]:
+    """What is wrong with a VM."""
+    rows = trust["look"]["results"] if trust["look"] else []
+    found = [f"{row['check']}: {f['what']} ({f['where']})" for row in rows for f in row["findings"]]
+    return [trust["reason"], *(f"{row['check']}: {row['error']}" for row in rows if row["error"]), *found]
+
+
+def _event(installation: Installation, since: int, event: str, vm: str | None = None) -> dict[str, Any]:
+    return installation.wait_for_audit(since, lambda r: r["event"] == event and vm in (None, r.get("vm")), seconds=60)
+
+
+def _checker(installation: Installation) -> int:
+    (pid,) = _pids("vinci.introspect.checker", f"{installation.state}/")
+    return pid
+
+
+def _reaches_file_server(installation: Installation) -> bool:
+    done = installation.root("strict-1", f"timeout 4 bash -c 'exec 3<>/dev/tcp/{FS}/2049' 2>/dev/null && echo reached")
+    return "reached" in done.out
+
+
+def _users_known_to_file_server(installation: Installation) -> int:
+    """How many subjects the file server's kernel knows now; one of them for each VM's root, who may only mount."""
+    lines = installation.check("exec", "files", "--", "cat", "/proc/vinci/grants").splitlines()
+    return int(next(line.removeprefix("rows ") for line in lines if line.startswith("rows ")))
+
+
+@contextmanager
+def _logged_in(installation: Installation) -> Iterator[None]:
+    """Sam is logged in on strict-1."""
+    environment = {**os.environ, "VINCI_STATE": str(installation.state)}
+    words = [str(VINCI), "login", "sam", "--", "sh", "-c", "echo in; exec sleep 1000"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as login:
+        try:
+            assert login.stdin is not None
+            assert login.stdout is not None
+            login.stdin.write(PASSWORD + "\n")
+            login.stdin.flush()
+            assert login.stdout.readline() == "in\n"
+            yield
+        finally:
+            login.kill()
+
+
+def test_clean_vms_are_trusted_and_every_check_is_shown(watched: Installation) -> None:
+    looks = json.loads(watched.check("inspect", "--json"))
+    assert {entry["look"]["vm"] for entry in looks} == {vm["name"] for vm in watched.status()["vms"]}
+    for entry in looks:
+        assert not [row["findings"] for row in entry["look"]["results"] if row["findings"]], entry["look"]
+        assert all(row["examined"] > 0 for row in entry["look"]["results"]), entry["look"]
+    assert "kernel-text" in watched.check("inspect", "harsh-1")
+
+
+def test_the_checker_has_nothing_but_what_it_was_given(watched: Installation) -> None:
+    process = Path(f"/proc/{_checker(watched)}")
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    assert "0" not in status["Uid"].split()
+    assert not status["Groups"].split()
+    assert int(status["CapEff"], 16) == 0
+    assert status["NoNewPrivs"].strip() == "1"
+    assert not list((process / "root").iterdir())
+    assert (process / "ns" / "net").stat().st_ino != Path("/proc/self/ns/net").stat().st_ino
+    networks = subprocess.run(
+        ["nsenter", f"--net={process}/ns/net", "ip", "-o", "link"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert len(networks) == 1  # its own loopback, which is down
+    memory = [fd.name for fd in (process / "fd").iterdir() if "/dev/shm" in str(fd.readlink())]
+    assert len(memory) == len(watched.status()["vms"])
+    for fd in memory:
+        lines = (process / "fdinfo" / fd).read_text().splitlines()
+        flags = int(next(line.split()[1] for line in lines if line.startswith("flags:")), 8)
+        assert flags & os.O_ACCMODE == os.O_RDONLY
+    assert not [
+        line for line in (process / "maps").read_text().splitlines() if ".ram" in line and "w" in line.split()[1]
+    ]
+
+
+def test_evidence_is_whole_and_signed_and_shows_what_was_changed(watched: Installation, tmp_path: Path) -> None:
+    directory = tmp_path / "evidence"
+    done = watched.vinci("inspect", "harsh-1", "--save", str(directory), "--pause")
+    assert done.status == 0, done
+    assert json.loads((directory / "about.json").read_text())["paused"] is True
+    assert (directory / "memory.raw").stat().st_size == 192 << 20
+    assert directory.stat().st_mode & 0o077 == 0
+    (key,) = (directory / "allowed_signers").read_text().splitlines()
+    assert key.endswith(watched.status()["evidence_key"])  # noted when the node was set up, in earnest
+    assert _verifies(directory)
+    with (directory / "memory.raw").open("r+b") as memory:
+        memory.seek(5 << 20)
+        memory.write(b"x")
+    assert not _verifies(directory)
+    again = watched.vinci("inspect", "harsh-1", "--save", str(directory))
+    assert again.status == 2
+    assert "not empty" in again.err
+    assert {vm["state"] for vm in watched.status()["vms"]} == {"running"}
+    assert watched.root("harsh-1", "echo it goes on").out == "it goes on\n"
+
+
+def _verifies(directory: Path) -> bool:
+    """As docs/how-to/investigate.md says."""
+    script = (
+        "sha256sum --check --quiet MANIFEST && "
+        "ssh-keygen -Y verify -f allowed_signers -I n1 -n vinci-evidence -s MANIFEST.sig < MANIFEST"
+    )
+    return subprocess.run(["sh", "-c", script], cwd=directory, capture_output=True, check=False).returncode == 0
+
+
+def test_the_shell_shows_the_vms_own_processes(watched: Installation) -> None:
+    code = "print(*sorted({task.comm.string_().decode() for task in for_each_task(prog)}), sep='\\n')"
+    shown = set(watched.check("shell", "harsh-1", "-c", code).split())
+    there = set(watched.root("harsh-1", "cat /proc/[0-9]*/comm").out.split())
+    assert {"kthreadd", "sshd"} <= shown & there
+    assert watched.check("shell", "harsh-1", "-c", "print(prog['init_task'].comm.string_().decode())") == "swapper/0\n"
+
+
+def test_alert_is_shown_and_recorded_and_ends_by_an_administrators_word_only(watched: Installation) -> None:
+    since = watched.next_audit()
+    with changed_text(watched, "files"):
+        record = _event(watched, since, "vm-compromised", "files")
+        assert "kernel_kexec" in record["message"]
+        assert record["response"] == "alert"
+        done = watched.vinci("inspect", "files")
+        assert done.status == 1
+        assert "kernel_kexec" in done.out
+        refused = watched.vinci("release", "files", *REASON)
+        assert refused.status == 1
+        assert "still compromised" in refused.err
+    wait_for(watched, lambda trust: trust["files"]["releasable"])
+    assert trust_of(watched)["files"]["verdict"] == "compromised"
+    watched.check("release", "files", *REASON)
+    released = _event(watched, since, "vm-released", "files")
+    assert released["administrator"] == "root"
+    assert REASON[1] in released["message"]
+    assert trust_of(watched)["files"]["verdict"] == "trusted"
+    assert not [r for r in watched.audit(since) if r["event"] == "vm-quarantined"]
+    assert watched.vinci("release", "files", *REASON).status == 1  # there is nothing to release
+
+
+def test_quarantine_cuts_ports_and_rights_and_outlives_the_agent_and_the_vm(watched: Installation) -> None:
+    since = watched.next_audit()
+    with _logged_in(watched):
+        assert _reaches_file_server(watched)
+        assert _users_known_to_file_server(watched) == 2
+        with changed_text(watched, "strict-1"):
+            _event(watched, since, "vm-quarantined", "strict-1")
+            assert not _reaches_file_server(watched)
+            assert _users_known_to_file_server(watched) == 0
+            assert [s["user"] for s in watched.status()["sessions"]] == ["sam"]  # kept for the investigator
+            again = watched.login("sam", "id")
+            assert again.status == 3
+            assert "release" in again.err
+            watched.check("up", str(watched.file))
+            assert not _reaches_file_server(watched)
+
+            _supervisor, agent = _agents(watched)
+            os.kill(agent, signal.SIGKILL)
+            _wait_for_agent(watched)
+            assert trust_of(watched)["strict-1"]["verdict"] == "compromised"
+            assert not _reaches_file_server(watched)
+            assert watched.vinci("release", "strict-1", *REASON).status == 1
+
+    (victim,) = _pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
+    os.kill(victim, signal.SIGKILL)
+    _event(watched, since, "vm-started", "strict-1")
+    trust = wait_for(watched, lambda trust: trust["strict-1"]["releasable"], seconds=120)
+    assert trust["strict-1"]["verdict"] == "compromised"
+    assert not _reaches_file_server(watched)
+    watched.check("release", "strict-1", *REASON)
+    assert _reaches_file_server(watched)
+    assert watched.login("sam", "echo x > /shares/papers/x && cat /shares/papers/x").out == "x\n"
+
+
+def test_a_stopped_vm_starts_again_only_when_it_was_released(watched: Installation) -> None:
+    since = watched.next_audit()
+    with changed_text(watched, "harsh-1"):
+        _event(watched, since, "vm-stopped", "harsh-1")
+    watched.check("up", str(watched.file))
+    assert not _pids("qemu-system", "guest=harsh-1,", f"{watched.state}/")
+    assert trust_of(watched)["harsh-1"]["verdict"] == "compromised"
+    watched.check("release", "harsh-1", *REASON)
+    _event(watched, since, "vm-started", "harsh-1")
+    wait_for(watched, lambda trust: trust["harsh-1"]["verdict"] == "trusted", seconds=120)
+
+
+def test_a_killed_checker_never_looks_like_clean_vms(watched: Installation) -> None:
+    since = watched.next_audit()
+    os.kill(_checker(watched), signal.SIGKILL)
+    _event(watched, since, "checker-failed")
+    for vm in VMS:
+        _event(watched, since, "vm-unchecked", vm)
+    wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
+
+
+def test_a_stopped_checker_is_noticed_and_replaced(watched: Installation) -> None:
+    since, stopped = watched.next_audit(), _checker(watched)
+    os.kill(stopped, signal.SIGSTOP)
+    for vm in VMS:
+        _event(watched, since, "vm-unchecked", vm)
+    _event(watched, since, "checker-failed")
+    wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
+    assert _checker(watched) != stopped
+    assert not Path(f"/proc/{stopped}").exists()
+
+
+def test_a_killed_agent_takes_its_checker_along(watched: Installation) -> None:
+    before = _checker(watched)
+    _supervisor, agent = _agents(watched)
+    os.kill(agent, signal.SIGKILL)
+    _wait_for_agent(watched)
+    wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
+    assert _checker(watched) != before
+
+
+def test_a_clean_restart_is_no_finding(watched: Installation) -> None:
+    since = watched.next_audit()
+    watched.root("harsh-1", "sleep 1; echo b > /proc/sysrq-trigger")
+    _event(watched, since, "vm-started", "harsh-1")
+    _event(watched, since, "vm-trusted", "harsh-1")
+    assert not [r for r in watched.audit(since) if r["event"] == "vm-compromised"]
