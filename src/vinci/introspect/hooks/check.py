@@ -6,7 +6,7 @@ from __future__ import annotations
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
-from vinci.introspect.hooks import chains, objects, pointers, security, strings, tracing
+from vinci.introspect.hooks import chains, module_pointers, objects, pointers, security, strings, tracing
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.sampling import Sample, check_by_samples
 
@@ -24,6 +24,7 @@ def _sample(guest: Guest, code: Code, trusted: HookTables) -> Sample:
     sample = Sample()
     for part in (
         pointers.look,
+        module_pointers.look,
         chains.look,
         security.look,
         tracing.look,

@@ -58,6 +58,23 @@ class Pointers:
         return ((self.sites - np.uint64(self.start)) >> np.uint64(3)).astype(np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class ModulePointers:
+    """Pointers to functions in a module's writable data.
+
+    `sites` are offsets from the module's base. Of each target `own` says whether it is such an offset as well, into the
+    module's text, or the link address of a function of the kernel.
+    """
+
+    sites: npt.NDArray[np.int64]
+    targets: Words
+    own: npt.NDArray[np.bool_]
+
+    def expected(self, base: int, slide: int) -> Words:
+        """What has to stand at the sites of a module that is loaded at `base`."""
+        return self.targets + np.where(self.own, np.uint64(base), np.uint64(slide))
+
+
 class HookTables:
     """Pointers to functions and to constants, and tracepoints, of one kernel image."""
 
@@ -70,6 +87,14 @@ class HookTables:
             self.functions.append(functions)
             self.constants.append(constants)
         self.tracepoints = _tracepoints(profile)
+        self._profile = profile
+        self._modules: dict[str, ModulePointers] = {}
+
+    def module(self, name: str) -> ModulePointers:
+        """The pointers of a certified module, worked out when it is first asked for."""
+        if name not in self._modules:
+            self._modules[name] = _module_pointers(self._profile, name)
+        return self._modules[name]
 
 
 def _pointers(profile: Profile, start: int, end: int) -> tuple[Pointers, Pointers]:
@@ -91,6 +116,28 @@ def _pointers(profile: Profile, start: int, end: int) -> tuple[Pointers, Pointer
 @lru_cache(maxsize=1 << 15)
 def _is_free(variable: str) -> bool:
     return variable in _CHOSEN_AT_BOOT or variable.startswith(_STATIC_CALL_KEY)
+
+
+def _module_pointers(profile: Profile, name: str) -> ModulePointers:
+    """Those that lead into the module's own text or into the kernel's; pointers to other modules are left out."""
+    file = profile.module(name)
+    if file is None:
+        raise KeyError(f"{name} is no certified module")
+    first, last = profile.symbols["_stext"], profile.symbols["_etext"]
+    rows: list[tuple[int, int, bool]] = []
+    for at, symbol, addend in file.data_pointers():
+        if at % 8:
+            continue
+        if symbol.section in file.core.offsets:
+            target = file.core.offsets[symbol.section] + symbol.value + addend
+            if target < file.core.text:
+                rows.append((at, target, True))
+        elif symbol.name in profile.exports:
+            target = profile.exports[symbol.name] + addend
+            if first <= target < last:
+                rows.append((at, target, False))
+    sites, targets, own = zip(*rows, strict=True) if rows else ((), (), ())
+    return ModulePointers(np.array(sites, np.int64), np.array(targets, np.uint64), np.array(own, np.bool_))
 
 
 def _tracepoints(profile: Profile) -> Words:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +41,8 @@ _MASK = 0xFFFF_FFFF_FFFF_FFFF  # addresses come from the guest
 _WEAK = 2
 _NOTYPE, _OBJECT, _FUNCTION = range(3)
 _RELA = np.dtype([("at", "<u8"), ("type", "<u4"), ("symbol", "<u4"), ("addend", "<i8")])
+_POINTER = 1
+"""R_X86_64_64."""
 _WIDTHS = {1: (8, False), 2: (4, True), 4: (4, True), 10: (4, False), 11: (4, False), 24: (8, True)}
 """R_X86_64_64, PC32, PLT32, 32, 32S, PC64: bytes, and whether relative to the place. PLT32 is PC32 in the kernel."""
 
@@ -125,6 +127,15 @@ class ModuleFile:
         if PER_CPU in self.elf.by_name:
             found[self.elf.by_name[PER_CPU].index] = per_cpu
         return found
+
+    def data_pointers(self) -> Iterator[tuple[int, Symbol, int]]:
+        """Each pointer in what stays writable of the core part: its offset there, what it points to, an addend."""
+        for section in self.elf.sections:
+            start = self.core.offsets.get(section.info, -1)
+            if section.type == SHT_RELA and start >= self.core.read_only:
+                rows = self._relocations(section)
+                for at, symbol, addend in rows[rows["type"] == _POINTER][["at", "symbol", "addend"]].tolist():
+                    yield start + at, self.elf.symbols[symbol], addend
 
     def relocated(self, base: int, init: int, per_cpu: int, resolve: Resolve) -> tuple[Code, Code]:
         """The module's core and init parts as loaded there, before the kernel patches them.
