@@ -75,14 +75,15 @@ def boot_seen(
     rig = SeenRig(images, folder)
     wires = [Wire(folder / "wire", "a", (("02:56:0a:14:01:0a", "10.20.1.10/24"),))]
     machine = runner.run(rig.boot(kind.lower(), kind, wires, 320, **how))
-    registers, tree = runner.run(_monitor(folder / kind.lower() / "qmp", "info registers -a", "info mtree -f"))
+    registers, tree = runner.run(monitor(folder / kind.lower() / "qmp", "info registers -a", "info mtree -f"))
     with (folder / kind.lower() / "ram").open("r+b") as file:
         ram = mmap.mmap(file.fileno(), 0)
     guest = attach(GuestMemory(ram, parse_regions(tree)), registers, profile)
     return rig, Seen(runner, machine, guest, ram)
 
 
-async def _monitor(path: Path, *commands: str) -> list[str]:
+async def monitor(path: Path, *commands: str) -> list[str]:
+    """The answers of QEMU's monitor to some of its commands."""
     reader, writer = await asyncio.open_unix_connection(path, limit=1 << 24)
     try:
         await reader.readline()

@@ -29,7 +29,7 @@ def _sample(guest: Guest) -> Sample:
     sample = Sample()
     expected = _kernel_half(guest, guest.space.root)
     seen: set[int] = set()
-    for root, where in (*_processors(guest), *_processes(guest)):
+    for root, where in (*_processes(guest), *_processors(guest)):
         if root in seen:
             continue
         seen.add(root)

@@ -93,6 +93,16 @@ class Look:
     """Why the VM is unreachable or unchecked; empty otherwise."""
 
 
+def rests_on_registers(look: Look) -> bool:
+    """Whether it found tampering by way of the processors' registers.
+
+    They are older than the memory that was looked at: a process that a processor ran may have ended meanwhile, and
+    its page tables with it. Such a finding counts when a look with new registers makes it again.
+    """
+    tampered = (row for row in look.results if verdict_of((row,)) is Verdict.COMPROMISED)
+    return any(row.check in (Check.PLACE, Check.ADDRESS_SPACES) for row in tampered)
+
+
 def verdict_of(results: tuple[CheckResult, ...]) -> Verdict:
     """The verdict that a complete look's results make.
 

@@ -29,7 +29,7 @@ class OverBudget(Implausible):
 
 @dataclass(slots=True)
 class Budget:
-    """What one check may spend: `reads`, `bytes` copied, `seconds` of time. Each guest read counts against it."""
+    """What one check may spend: `reads`, `bytes` copied, `seconds` of the thread's processor time. Guest reads count."""
 
     reads: int = 2_000_000
     bytes: int = 256 << 20
@@ -37,7 +37,7 @@ class Budget:
     _until: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self._until = time.monotonic() + self.seconds
+        self._until = time.thread_time() + self.seconds
 
     def spend(self, size: int) -> None:
         """Count one read of `size` bytes. Raises OverBudget."""
@@ -45,7 +45,7 @@ class Budget:
         self.bytes -= size
         if self.reads < 0 or self.bytes < 0:
             raise OverBudget("the guest's memory asks for more reading than an honest guest's")
-        if not self.reads & 0xFF and time.monotonic() > self._until:
+        if not self.reads & 0xFF and time.thread_time() > self._until:
             raise OverBudget("the guest's memory takes longer to read than an honest guest's")
 
 

@@ -33,7 +33,7 @@ connection = socket.socket(fileno=int(sys.argv[-1]))
 if mode == "never-ready":
     sys.exit(1)
 connection.sendall(b'{"checks": ["kernel-place"]}\\n')
-ram = {}
+ram, asked_before = {}, set()
 while True:
     line, files, _, _ = socket.recv_fds(connection, 1 << 20, 1)
     if not line:
@@ -45,6 +45,9 @@ while True:
     finding = {"check": "kernel-place", "what": "hooked", "where": "x", "severity": "tampered"}
     result = {"check": "kernel-place", "examined": 1, "milliseconds": 1.0, "error": None,
               "findings": [] if found == b"good" else [finding]}
+    if mode == "moved" and asked["instance"] not in asked_before:
+        result["findings"] = [finding]
+    asked_before.add(asked["instance"])
     answer = {"vm": asked["vm"], "instance": asked["instance"], "milliseconds": 1.0, "results": [result],
               "unreachable": ""}
     if mode == "dies" and asked["vm"] == "b":
@@ -182,6 +185,16 @@ def test_a_tampered_vm_is_compromised_and_stays_so_until_it_is_clean_and_release
             assert it.verdict("a") is Verdict.COMPROMISED
             it.sweep.release("a")
             assert it.verdict("a") is Verdict.TRUSTED
+
+    _run(work())
+
+
+def test_what_rests_on_registers_counts_only_when_new_ones_show_it_again(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig("moved") as it:
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            assert sorted(it.changes) == [("a", Verdict.TRUSTED), ("b", Verdict.TRUSTED)]
+            assert not it.incidents
 
     _run(work())
 

@@ -52,7 +52,8 @@ class Profile:
     """What the kernel may have made of its text; offsets from `start`."""
     certified: dict[str, str] = field(default_factory=dict)
     """The modules that a guest may load: SHA-256 of their files by the names that the kernel gives them."""
-    _modules: dict[str, ModuleFile] = field(default_factory=dict)
+    modules: dict[str, ModuleFile] = field(default_factory=dict)
+    """Their files. All are in memory: whoever looks into guests may have given up reading files."""
 
     def relocated(self, start: int, end: int, slide: int) -> Bytes:
         """The trusted bytes between two link addresses, as the boot code relocates them for a slide; a copy."""
@@ -116,15 +117,8 @@ class Profile:
         }
 
     def module(self, name: str) -> ModuleFile | None:
-        """The certified module of that name, read when it is first asked for; its hash is compared once more."""
-        if name not in self.certified:
-            return None
-        if name not in self._modules:
-            content = (self.directory / "modules" / f"{name}.ko").read_bytes()
-            if hashlib.sha256(content).hexdigest() != self.certified[name]:
-                raise ValueError(f"{self.directory}: the certified module {name} was changed")
-            self._modules[name] = ModuleFile(content)
-        return self._modules[name]
+        """The certified module of that name."""
+        return self.modules.get(name)
 
     @property
     def start(self) -> int:
@@ -217,7 +211,15 @@ def load_profile(directory: Path) -> Profile:
             for at in sorted(directory.glob("allowed-*-at.npy"))
         ),
         certified={name: module["sha256"] for name, module in about["modules"].items()},
+        modules={name: _module(directory, name, module["sha256"]) for name, module in about["modules"].items()},
     )
+
+
+def _module(directory: Path, name: str, digest: str) -> ModuleFile:
+    content = (directory / "modules" / f"{name}.ko").read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{directory}: the certified module {name} was changed")
+    return ModuleFile(content)
 
 
 def _array(path: Path) -> Addresses:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from vinci.introspect.findings import Look, Verdict
+from vinci.introspect.findings import Look, Verdict, rests_on_registers
 from vinci.introspect.protocol import Request, packed
 from vinci.model.infrastructure import Introspection
 from vinci.node.introspection.assurance import Assurance, at, failed, looked, released, started
@@ -33,6 +33,8 @@ MONITOR_THREADS = 8
 BOOT_SECONDS = 120.0
 """A VM that did not come up in this time is looked at all the same."""
 TICK_SECONDS = 0.25
+CONFIRMATIONS = 2
+"""Looks with new registers that have to agree, before tampering that rests on registers counts."""
 MAX_BACKOFF_SECONDS = 60.0
 
 
@@ -217,6 +219,10 @@ class Sweep:
             checker = await self._ready_checker()
             began = self._loop.time()  # starting a checker takes its time, which is not this VM's
             look = await self._ask(checker, vm, instance)
+            for _ in range(CONFIRMATIONS):
+                if not rests_on_registers(look):
+                    break
+                look = await self._ask(checker, vm, instance)
         except (VmmError, OSError, TimeoutError) as error:
             text = "QEMU's monitor does not answer" if isinstance(error, TimeoutError) else str(error)
             look = Look(name, Verdict.UNREACHABLE, (), 0.0, text)
