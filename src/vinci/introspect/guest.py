@@ -29,7 +29,7 @@ class OverBudget(Implausible):
 
 @dataclass(slots=True)
 class Budget:
-    """What one check may spend: `reads`, `bytes` copied, `seconds` of the thread's processor time. Guest reads count."""
+    """What one check may spend: `reads`, `bytes` copied, `seconds` of its thread's time. Guest reads count."""
 
     reads: int = 2_000_000
     bytes: int = 256 << 20
