@@ -30,6 +30,7 @@ class SeenRig(Rig):
         folder = self.folder / name
         backend = f"memory-backend-file,id=pc.ram,size={memory_mib}M,mem-path={folder / 'ram'},share=on"
         command = super()._command(name, kind, wires, memory_mib, *rest)
+        command[command.index("-smp") + 1] = "2"  # what one processor changes the other, and the checks, see half done
         command += ["-object", backend, "-machine", "memory-backend=pc.ram"]
         return [*command, "-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"]
 

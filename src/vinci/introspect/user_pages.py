@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.files import IMAGE_FILE_SYSTEM, NETWORK_FILE_SYSTEMS, FileNames, GuestFile
@@ -17,7 +16,7 @@ from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import PAGE_SIZE, Implausible, Words
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.slabs import Slabs
-from vinci.introspect.tasks import Task, TaskReader, in_pid_table, in_slabs, listed
+from vinci.introspect.tasks import Task, TaskReader, in_slabs
 from vinci.introspect.user_tables import UserPages, executable_user_pages
 from vinci.introspect.vdso import VdsoPage, vdso_pages
 
@@ -49,36 +48,29 @@ def check_user_pages(guest: Guest, certified: CertifiedFiles) -> CheckResult:
 
 def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) -> Sample:
     linear = LinearMap.of(guest)
-    spaces = _spaces(guest, linear)
-    roots = np.array(list(spaces), np.uint64)
+    roots, tasks = _spaces(linear)
     pages = executable_user_pages(guest.memory, roots, guest.space.levels)
     sample = Sample(examined=len(pages))
-    tasks = list(spaces.values())
+    reader = TaskReader(guest)
     for problem in _problems(linear, pages, certified, vdso):
         for row in np.flatnonzero(pages.physical == np.uint64(problem.physical))[:_SHOWN].tolist():
-            _report(sample, tasks[int(pages.space[row])], int(pages.virtual[row]), bool(pages.writable[row]), problem)
+            task = reader.read(int(tasks[pages.space[row]]))
+            _report(sample, task, int(pages.virtual[row]), bool(pages.writable[row]), problem)
     return sample
 
 
-def _spaces(guest: Guest, linear: LinearMap) -> dict[int, Task]:
-    """Each address space in use, by the physical address of its top table, with one process that has it.
+def _spaces(linear: LinearMap) -> tuple[Words, Words]:
+    """The physical address of the top table of each address space in use, and a process that has it.
 
-    A hidden process's pages are looked at as well: its record is found where records are made.
+    Processes are taken from where their records are made, hidden ones too; one whose record is elsewhere is for the
+    processes' check to find.
     """
-    reader = TaskReader(guest)
-    pgd = guest.layout.offset("mm_struct", "pgd")
-    known: set[int] = set()
-    found: dict[int, Task] = {}
-    records = set(in_slabs(linear, Slabs(linear)).tolist())
-    for address in listed(guest) | in_pid_table(guest) | records:
-        try:
-            task = reader.read(address)
-            if task.mm and task.mm not in known:
-                known.add(task.mm)
-                found[guest.physical(guest.u64(task.mm + pgd)) & -PAGE_SIZE] = task
-        except Implausible:
-            continue  # it ends just now; that it cannot be read for long is for the processes' check to say
-    return found
+    layout = linear.guest.layout
+    tasks = in_slabs(linear, Slabs(linear))
+    spaces, which = np.unique(linear.words(tasks, layout.offset("task_struct", "mm")), return_index=True)
+    tops = linear.words(spaces, layout.offset("mm_struct", "pgd"))
+    used = (spaces != 0) & (linear.frames(tops) >= 0)
+    return (tops[used] - np.uint64(linear.base)) & np.uint64(-PAGE_SIZE & 0xFFFF_FFFF_FFFF_FFFF), tasks[which[used]]
 
 
 def _problems(
@@ -89,10 +81,10 @@ def _problems(
         yield _Problem(physical, "executable memory in a large page, which no file of the image has", "")
     frames = np.unique(pages.physical[~large])
     guest = linear.guest
-    owners = _Owners(linear, frames)
+    owners = _owners(linear, frames)
     places = guest.memory.frames_of(frames).tolist()
     content = memoryview(guest.memory.bytes)  # type: ignore[arg-type]
-    for row, (physical, place) in enumerate(zip(frames.tolist(), places, strict=True)):
+    for physical, place, (file, number) in zip(frames.tolist(), places, owners, strict=True):
         if place < 0:
             yield _Problem(physical, "executable memory outside the VM's RAM", "")
             continue
@@ -101,7 +93,6 @@ def _problems(
             if not vdso[physical].explains(bytes(page)):
                 yield _Problem(physical, "the vDSO's code was changed", "vDSO")
             continue
-        file, number = owners.of(row)
         names = certified.names(page)
         if file is None or file.file_system != IMAGE_FILE_SYSTEM or (file.path, number) not in names:
             yield _judged(physical, file, number, bool(names))
@@ -120,39 +111,37 @@ def _judged(physical: int, file: GuestFile | None, number: int, copied: bool) ->
     return _Problem(physical, what, place)
 
 
-class _Owners:
-    """To which page of which file each frame belongs, by the kernel's records of page frames."""
+def _owners(linear: LinearMap, frames: Words) -> list[tuple[GuestFile | None, int]]:
+    """For each frame the file and the number of the page in it, by the kernel's record of the frame.
 
-    def __init__(self, linear: LinearMap, frames: Words) -> None:
-        layout = linear.guest.layout
-        numbers = (frames // np.uint64(PAGE_SIZE)).astype(np.int64)
-        mapping, index, head = (layout.offset("page", name) // 8 for name in ("mapping", "index", "compound_head"))
-        self._mapping = np.zeros(len(frames), np.uint64)
-        self._index = np.zeros(len(frames), np.uint64)
-        for first, rows in linear.records:
-            mine = np.flatnonzero((numbers >= first) & (numbers < first + len(rows)))
-            records = rows[numbers[mine] - first]
-            whole = records[:, head] & np.uint64(1) == 0
-            self._mapping[mine] = np.where(whole, records[:, mapping], 0)
-            self._index[mine] = records[:, index]
-        self._files = self._named(linear.guest, np.unique(self._mapping))
+    None for memory that is no file's.
+    """
+    layout = linear.guest.layout
+    numbers = (frames // np.uint64(PAGE_SIZE)).astype(np.int64)
+    mapping, index, head = (layout.offset("page", name) // 8 for name in ("mapping", "index", "compound_head"))
+    mappings, indexes = np.zeros(len(frames), np.uint64), np.zeros(len(frames), np.uint64)
+    for first, rows in linear.records:
+        mine = np.flatnonzero((numbers >= first) & (numbers < first + len(rows)))
+        records = rows[numbers[mine] - first]
+        whole = records[:, head] & np.uint64(1) == 0
+        mappings[mine] = np.where(whole, records[:, mapping], 0)
+        indexes[mine] = records[:, index]
+    files = _named(linear.guest, np.unique(mappings))
+    return [(files.get(at), number) for at, number in zip(mappings.tolist(), indexes.tolist(), strict=True)]
 
-    @staticmethod
-    def _named(guest: Guest, mappings: npt.NDArray[np.uint64]) -> dict[int, GuestFile]:
-        names = FileNames(guest)
-        host = guest.layout.offset("address_space", "host")
-        found: dict[int, GuestFile] = {}
-        for mapping in mappings.tolist():
-            if mapping and not mapping & _ANONYMOUS:
-                try:
-                    found[mapping] = names.of_inode(guest.u64(mapping + host))
-                except Implausible:
-                    continue  # the frame was given back just now
-        return found
 
-    def of(self, row: int) -> tuple[GuestFile | None, int]:
-        """The file, and the number of the page in it; None for memory that is no file's."""
-        return self._files.get(int(self._mapping[row])), int(self._index[row])
+def _named(guest: Guest, mappings: Words) -> dict[int, GuestFile]:
+    """The files of these `address_space`s."""
+    names = FileNames(guest)
+    host = guest.layout.offset("address_space", "host")
+    found: dict[int, GuestFile] = {}
+    for mapping in mappings.tolist():
+        if mapping and not mapping & _ANONYMOUS:
+            try:
+                found[mapping] = names.of_inode(guest.u64(mapping + host))
+            except Implausible:
+                continue  # the frame was given back just now
+    return found
 
 
 def _report(sample: Sample, task: Task, virtual: int, writable: bool, problem: _Problem) -> None:
