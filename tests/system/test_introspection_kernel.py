@@ -118,7 +118,7 @@ def private(seen: Seen) -> Attacked:
         ram = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     memory = GuestMemory(ram, seen.guest.memory.regions)
     processors, verified = now(seen), dict(seen.guest.verified)
-    guest = replace(seen.guest, memory=memory, processors=processors, verified=verified, _tlb={})
+    guest = replace(seen.guest, memory=memory, processors=processors, verified=verified, _tlb={}, _large={})
     guest.begin()
     return Attacked(guest, ram)
 
@@ -221,7 +221,7 @@ def test_read_only_data_is_named(app: Attacked, symbol: str, offset: int) -> Non
 def test_a_table_of_jump_labels_stays_the_images(app: Attacked) -> None:
     app.poke(app.guest.symbol("__start___jump_table") + 164, b"\x55")
     assert named(app.findings(), Check.RODATA, "__start___jump_table")
-    fresh = replace(app.guest, verified={}, _tlb={})  # though it never was seen otherwise
+    fresh = replace(app.guest, verified={}, _tlb={}, _large={})  # though it never was seen otherwise
     assert named(list(check_rodata(fresh).findings), Check.RODATA, "__start___jump_table")
 
 
@@ -320,6 +320,15 @@ def test_text_and_constants_of_a_module_are_named(app: Attacked) -> None:
     found = app.findings()
     assert named(found, Check.MODULES, "module overlay: ovl_lookup+0x20")
     assert named(found, Check.MODULES, "module overlay: ovl_dir_operations+0x")
+
+
+def test_a_parameter_that_is_not_as_built_is_shown_and_is_no_alarm(app: Attacked) -> None:
+    module, file = app.module("overlay"), app.guest.profile.module("overlay")
+    assert file
+    app.poke(module.base + file.offsets["ovl_metacopy_def"], b"\1")
+    found = app.findings()
+    assert [finding.severity for finding in found] == [Severity.NOTE]
+    assert "parameter metacopy is 1 (built 0)" in lines(found)
 
 
 def test_a_forced_module_is_named(app: Attacked) -> None:

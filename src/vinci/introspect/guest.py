@@ -11,14 +11,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vinci.introspect.btf import Layout
 from vinci.introspect.memory import PAGE_SIZE, Bytes, GuestMemory, Implausible, Unreadable
-from vinci.introspect.paging import AddressSpace, translate
+from vinci.introspect.paging import AddressSpace, Mappings, translate
 from vinci.introspect.profile import Profile
 from vinci.introspect.registers import Processor
 from vinci.introspect.symbols import KERNEL_BASE
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
+_BULK = 8 * PAGE_SIZE
+"""From this size on all pages are copied at once."""
 _LARGE_SHIFT = 21
 """Pages of 2 MiB, as most of the kernel's own are; each is looked up once."""
 
@@ -101,6 +105,11 @@ class Guest:
             known = self._large[page >> _LARGE_SHIFT] = found.physical >> _LARGE_SHIFT << _LARGE_SHIFT
         return known | (page & ((1 << _LARGE_SHIFT) - 1))
 
+    def learn(self, pages: Mappings) -> None:
+        """Take translations over from a listing of this look."""
+        small = pages.size == np.uint64(PAGE_SIZE)
+        self._tlb.update(zip(pages.virtual[small].tolist(), pages.physical[small].tolist(), strict=True))
+
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
         """Physical address and size of each part of a range that lies within one page. Raises Unreadable."""
         while size > 0:
@@ -115,7 +124,17 @@ class Guest:
             raise Unreadable(f"{size} bytes at {address:#x}")
         if (address & (PAGE_SIZE - 1)) + size <= PAGE_SIZE:
             return self.memory.read(self.physical(address), size)
+        if size >= _BULK:
+            return self._many_pages(address, size)
         return b"".join(self.memory.read(at, part) for at, part in self.pieces(address, size))
+
+    def _many_pages(self, address: int, size: int) -> bytes:
+        first = address & -PAGE_SIZE
+        pages = [self.physical(page & _MASK) for page in range(first, address + size, PAGE_SIZE)]
+        frames = self.memory.frames_of(np.array(pages, np.uint64))
+        if frames.min() < 0:
+            raise Unreadable(f"{size} bytes at {address:#x} are not all in RAM")
+        return self.memory.tables[frames].tobytes()[address - first : address - first + size]
 
     def u64(self, address: int) -> int:
         """The 64-bit word at an address; also for a pointer. Raises Unreadable, OverBudget."""

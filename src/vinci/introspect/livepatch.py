@@ -51,8 +51,7 @@ def replacements(file: ModuleFile, layout: Layout) -> tuple[Replacement, ...]:
         return core.at(address, 256).partition(b"\0")[0].decode() if address else ""
 
     found = []
-    patch = next(symbol for symbol in file.elf.symbols if symbol.name == "patch")
-    objects = word(base + file.core.offsets[patch.section] + patch.value + layout.offset("klp_patch", "objs"))
+    objects = word(base + file.offsets["patch"] + layout.offset("klp_patch", "objs"))
     for number in range(_MAX_OBJECTS):
         entry = objects + number * layout.size("klp_object")
         functions = word(entry + layout.offset("klp_object", "funcs"))
@@ -103,8 +102,7 @@ class Livepatch:
         file = guest.profile.module(own.name)
         for tracepoint, function in _PROBES.items() if file else ():
             assert file is not None
-            symbol = next(s for s in file.elf.symbols if s.name == function)
-            target = own.base + file.core.offsets[symbol.section] + symbol.value
+            target = own.base + file.offsets[function]
             trampoline = guest.symbol(f"__SCT__tp_func_{tracepoint}")
             yield trampoline, branch(JMP, trampoline, target)
             start = symbols["__start_static_call_sites"]
@@ -141,8 +139,8 @@ class Livepatch:
         file = self.guest.profile.module(replacement.module)
         if module is None or file is None:
             return None
-        symbols = [s for s in file.elf.symbols if s.name == replacement.name and s.section in file.core.offsets]
-        return module.base + file.core.offsets[symbols[0].section] + symbols[0].value if symbols else None
+        offset = file.offsets.get(replacement.name)
+        return None if offset is None else module.base + offset
 
     def _leads(self, page: int, record: int) -> bool:
         """Whether the page leads to that record: through the operations behind it (struct klp_ops), and only there."""

@@ -6,13 +6,14 @@ from __future__ import annotations
 import numpy as np
 from blake3 import blake3
 
-from vinci.introspect.findings import Check, CheckResult
+from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.kernel_text import unpatched
 from vinci.introspect.linking import Derived, Linker
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import LoadedModule, in_tree, listed, module_area, plausible, scanned
 from vinci.introspect.memory import Bytes, Unreadable
+from vinci.introspect.parameters import changed
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.sites import unexplained
 
@@ -32,9 +33,11 @@ def check_modules(guest: Guest) -> CheckResult:
 
 def _sample(guest: Guest) -> Sample:
     sample = Sample()
+    area = module_area(guest)
+    guest.learn(area)
     on_list = set(listed(guest))
     trees = in_tree(guest)
-    by_scan = scanned(guest, module_area(guest))
+    by_scan = scanned(guest, area)
     modules = [m for m in plausible(guest, on_list | trees[0] | trees[1] | by_scan) if m.state in _FORMED]
     sample.examined = len(modules)
     unlisted = on_list - {module.address for module in modules}
@@ -80,6 +83,8 @@ def _content(guest: Guest, linker: Linker, module: LoadedModule, sample: Sample)
         return
     if odd := _taints(module.taints & ~(_OWN_TAINTS if file.own else 0)):
         sample.add((module.address, "taint"), Check.MODULES, f"tainted: {odd}", where)
+    for shown in changed(guest, module, file):
+        sample.add((module.address, shown), Check.MODULES, f"parameter {shown}", where, Severity.NOTE)
     key = f"{module.name} {module.address:x} {module.base:x} {module.init:x} {module.per_cpu:x}"
     digest = _digest(guest, module)
     if guest.verified.get(key) == digest:
@@ -101,9 +106,7 @@ def _digest(guest: Guest, module: LoadedModule) -> bytes:
         parts.append((module.init, module.init_text))
     hashed = blake3()
     for base, size in parts:
-        for physical, length in guest.pieces(base, size):
-            hashed.update(guest.memory.view(physical, length).data)
-    guest.budget.spend(module.read_only)
+        hashed.update(guest.read(base, size))
     return hashed.digest()
 
 

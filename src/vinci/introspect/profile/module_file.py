@@ -97,6 +97,15 @@ class ModuleFile:
             sorted({text[s.section] + s.value for s in self.elf.symbols if s.kind == _FUNCTION and s.section in text})
         )
 
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """Where each symbol lies in the core part; the first of those that share a name."""
+        found: dict[str, int] = {}
+        for symbol in self.elf.symbols:
+            if symbol.section in self.core.offsets:
+                found.setdefault(symbol.name, self.core.offsets[symbol.section] + symbol.value)
+        return found
+
     def _layout(self, *, init: bool) -> Layout:
         offsets: dict[int, int] = {}
         sizes: list[int] = []

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a look at a running VM costs: attaching, the first look (every byte explained), and each check after that.
+
+Boots one APP-VM with about 80 processes and 26 modules. Processor time, which other work on the machine stretches
+little; wall time beside it. Medians over ROUNDS looks, each with new registers. Needs root; about three minutes.
+
+    .venv/bin/python bench/introspect.py [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests/system"), str(ROOT / "tests/system/fs_rig")]
+
+from seen_vm import Seen, boot_seen, monitor  # noqa: E402
+
+from vinci.images.build import ensure_images  # noqa: E402
+from vinci.images.manifest import read_manifest  # noqa: E402
+from vinci.introspect.attach import attach  # noqa: E402
+from vinci.introspect.certified import CertifiedFiles  # noqa: E402
+from vinci.introspect.findings import Check  # noqa: E402
+from vinci.introspect.guest import Guest  # noqa: E402
+from vinci.introspect.hooks import HookTables  # noqa: E402
+from vinci.introspect.look import CHECKS, Subject, look  # noqa: E402
+from vinci.introspect.profile import (  # noqa: E402
+    ensure_profile,
+    load_profile,
+    profile_directory,
+)
+
+MODULES = "nfsv4 nfsv3 nfs_layout_flexfiles 8021q af_packet_diag inet_diag"
+BUSY = f"modprobe -a {MODULES}; for i in $(seq 30); do setsid sleep 100000 </dev/null >/dev/null 2>&1 & done"
+Result = TypeVar("Result")
+
+
+def timed(function: Callable[[], Result]) -> tuple[Result, float, float]:
+    """The result, and milliseconds of processor and of wall time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = function()
+    return result, (time.process_time() - cpu) * 1000, (time.perf_counter() - wall) * 1000
+
+
+def registers(seen: Seen) -> str:
+    (text,) = seen.runner.run(monitor(seen.machine.console.parent / "qmp", "info registers -a"))
+    return text
+
+
+def fresh(seen: Seen) -> Guest:
+    """The guest attached to anew; nothing is known of it yet."""
+    return attach(seen.guest.memory, registers(seen), seen.guest.profile)
+
+
+def main(rounds: int) -> None:
+    """Print a table."""
+    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+    ensure_profile(images)
+    profile, cpu, wall = timed(lambda: load_profile(profile_directory(images)))
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    print(f"profile loaded                   {cpu:8.1f} ms CPU {wall:8.1f} ms wall (once a process)")
+    certified, hooks = CertifiedFiles.of(read_manifest(images.app_manifest)), HookTables(profile)
+    with asyncio.Runner() as runner:
+        rig, seen = boot_seen(runner, images, profile, Path(tempfile.mkdtemp(dir="/dev/shm")), "APP")
+        try:
+            seen.sh(BUSY)
+            measure(seen, certified, hooks, rounds)
+        finally:
+            runner.run(rig.close())
+
+
+def measure(seen: Seen, certified: CertifiedFiles, hooks: HookTables, rounds: int) -> None:
+    """Attach and look."""
+    fresh(seen)  # what is worked out once a process
+    text = registers(seen)
+    guest, cpu, wall = timed(lambda: attach(seen.guest.memory, text, seen.guest.profile))
+    print(f"attach                           {cpu:8.1f} ms CPU {wall:8.1f} ms wall")
+    subject = Subject(guest, certified, hooks)
+    text = registers(seen)
+    first, cpu, wall = timed(lambda: look(subject, text))
+    print(f"first look                       {cpu:8.1f} ms CPU {wall:8.1f} ms wall")
+    print(f"{seen.sh('ps ax | wc -l').strip()} processes, {seen.sh('lsmod | wc -l').strip()} modules, {rounds} looks")
+    times: dict[Check, list[tuple[float, float]]] = {check: [] for check, _ in CHECKS}
+    wholes: list[tuple[float, float]] = []
+    findings = 0
+    for _ in range(rounds):
+        text = registers(seen)
+        results, cpu, wall = timed(lambda text=text: look(subject, text))  # type: ignore[misc]
+        wholes.append((cpu, wall))
+        findings += sum(len(row.findings) + bool(row.error) for row in results)
+        for row in results:
+            times[row.check].append((row.milliseconds, row.examined))
+    for check, rows in times.items():
+        explained = next((row.milliseconds for row in first if row.check is check), 0.0)
+        if rows:
+            middle, examined = statistics.median(wall for wall, _ in rows), int(rows[-1][1])
+            print(f"  {check:26} {middle:8.2f} ms wall; first {explained:8.1f} ms; {examined} examined")
+    cpu, wall = (statistics.median(column) for column in zip(*wholes, strict=True))
+    print(f"a look, median                   {cpu:8.1f} ms CPU {wall:8.1f} ms wall; {findings} findings")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
