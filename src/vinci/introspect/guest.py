@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from vinci.introspect.profile import Profile
 from vinci.introspect.registers import Processor
 from vinci.introspect.symbols import KERNEL_BASE
 
+T = TypeVar("T")
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _BULK = 8 * PAGE_SIZE
 """From this size on all pages are copied at once."""
@@ -73,14 +75,28 @@ class Guest:
     """Digests of what was once explained byte by byte; while they stay the same it need not be explained again."""
     _tlb: dict[int, int] = field(default_factory=dict)
     _large: dict[int, int] = field(default_factory=dict)
+    _shared: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:
-        """Begin another look: forget all translations; a new budget, and the processors' registers if given."""
+        """Begin another look, or with the very same `processors` as the last time another check of the same look.
+
+        A new look forgets all translations and all that checks have shared. Every check has a new budget.
+        """
+        self.budget = budget or Budget()
+        if processors is not None and processors is self.processors:
+            return
         self._tlb.clear()
         self._large.clear()
-        self.budget = budget or Budget()
+        self._shared.clear()
         if processors is not None:
             self.processors = processors
+
+    def shared(self, name: str, work: Callable[[], T]) -> T:
+        """What `work` returned when it was first asked for in this look: what several checks need."""
+        if name not in self._shared:
+            self._shared[name] = work()
+        found: T = self._shared[name]
+        return found
 
     @property
     def layout(self) -> Layout:

@@ -36,7 +36,11 @@ class LinearMap:
 
     @classmethod
     def of(cls, guest: Guest) -> LinearMap:
-        """Read and check the map. Raises Unreadable, Broken, TooManyMappings."""
+        """Read and check the map, once in a look. Raises Unreadable, Broken, TooManyMappings."""
+        return guest.shared("linear map", lambda: cls._read(guest))
+
+    @classmethod
+    def _read(cls, guest: Guest) -> LinearMap:
         base = guest.u64(guest.symbol("page_offset_base"))
         if base & (PAGE_SIZE - 1) or base != guest.space.canonical(base) or not base >> 63:
             raise Broken(f"the direct map is said to begin at {base:#x}")

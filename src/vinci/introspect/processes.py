@@ -55,7 +55,7 @@ def _sample(guest: Guest, code: Code, certified: CertifiedFiles, programs: froze
     for page in linear.bent[:1].tolist():
         what = f"{len(linear.bent)} pages of the kernel's direct map lead to other memory than their own"
         sample.add("direct map", Check.PROCESSES, what, f"{page:#x}")
-    views = _Views(listed(guest), in_pid_table(guest), set(in_slabs(linear, Slabs(linear)).tolist()), idle(guest))
+    views = _Views(listed(guest), in_pid_table(guest), set(in_slabs(linear, Slabs.of(linear)).tolist()), idle(guest))
     reader = TaskReader(guest)
     _compare(sample, guest, views, reader)
     names = FileNames(guest)

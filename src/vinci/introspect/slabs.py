@@ -21,6 +21,11 @@ _MAX_OBJECTS = 1 << 20
 class Slabs:
     """Which page frames belong to which cache: one pass over the records of all frames."""
 
+    @classmethod
+    def of(cls, linear: LinearMap) -> Slabs:
+        """Make that pass, once in a look. Raises Unreadable, Broken."""
+        return linear.guest.shared("slabs", lambda: cls(linear))
+
     def __init__(self, linear: LinearMap) -> None:
         layout = linear.guest.layout
         self.linear = linear

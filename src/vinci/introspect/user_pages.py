@@ -66,7 +66,7 @@ def _spaces(linear: LinearMap) -> tuple[Words, Words]:
     processes' check to find.
     """
     layout = linear.guest.layout
-    tasks = in_slabs(linear, Slabs(linear))
+    tasks = in_slabs(linear, Slabs.of(linear))
     spaces, which = np.unique(linear.words(tasks, layout.offset("task_struct", "mm")), return_index=True)
     tops = linear.words(spaces, layout.offset("mm_struct", "pgd"))
     used = (spaces != 0) & (linear.frames(tops) >= 0)

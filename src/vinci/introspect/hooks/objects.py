@@ -56,7 +56,7 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     """Check the tables of all objects of these kinds. Raises Unreadable, Broken."""
     del trusted
     linear = LinearMap.of(guest)
-    slabs = Slabs(linear)
+    slabs = Slabs.of(linear)
     for kind in _KINDS:
         objects = slabs.objects(kind.cache)
         inner = guest.layout.offset(*kind.container) if kind.container else 0
