@@ -36,7 +36,11 @@ def _qemus(hospital: Installation) -> list[int]:
 
 
 def _agents(hospital: Installation) -> list[int]:
-    return _pids("-m vinci.node", f"--state {hospital.state} ")
+    """The supervisor, then its agent."""
+    found = _pids("-m vinci.node", f"--state {hospital.state} ")
+    return sorted(
+        found, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in found
+    )
 
 
 def _wait_for_agent(hospital: Installation, seconds: float = 60) -> None:

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`vinci shell VM`: drgn on a running VM, with the trusted kernel's types and symbols."""
+"""`vinci shell VM`: drgn on a running VM or on saved evidence, with the trusted kernel's types and symbols."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import mmap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +15,10 @@ import typer
 from vinci.cli.attachment import images_of, open_memory
 from vinci.cli.client import node_paths, post
 from vinci.cli.failure import Failure, Status
-from vinci.cli.output import run
+from vinci.node.paths import images_directory
 
 Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
-BANNER = """drgn on VM {vm}, which goes on running; nothing can be changed from here. `prog` is its kernel.
+BANNER = """drgn on {vm}; a VM goes on running, and nothing can be changed from here. `prog` is its kernel.
 Types, symbols and addresses are the image's; what is read is the guest's, and a compromised guest lies.
 Try: for_each_task(prog), prog["init_task"].comm, prog.symbol("kernel_kexec"), print_annotated_memory(ADDRESS, SIZE)"""
 
@@ -25,28 +29,67 @@ def register(app: typer.Typer) -> None:
 
 
 def shell(
-    vm: Annotated[str, typer.Argument(help="a VM's name, see `vinci status`", show_default=False)],
-    code: Annotated[str | None, typer.Option("-c", help="run this instead of a shell")] = None,
+    vm: Annotated[str | None, typer.Argument(help="a VM's name, see `vinci status`", show_default=False)] = None,
+    code: Annotated[str | None, typer.Option("-c", help="run this instead of a shell", show_default=False)] = None,
+    saved: Annotated[
+        Path | None, typer.Option(help="look into evidence that was saved, not into a VM", show_default=False)
+    ] = None,
     node: Node = None,
 ) -> None:
     """Look into a running VM's kernel with drgn. Needs root; the VM notices nothing."""
-    run(_shell(vm, code, node))
+    if (vm is None) == (saved is None):
+        raise Failure("name a VM, or evidence with --saved DIR", Status.USAGE)
+    if saved is not None:
+        source = _saved(saved)
+    else:
+        attachment = asyncio.run(post(node_paths(node), "/v1/attachment", {"vm": vm}))
+        memory = open_memory(attachment)
+        source = Source(memory, attachment["registers"], attachment["mtree"], images_of(attachment))
+    raise typer.Exit(_run(source, vm or str(saved), code))
 
 
-async def _shell(vm: str, code: str | None, node: str | None) -> int:
-    attachment = await post(node_paths(node), "/v1/attachment", {"vm": vm})
-    globals_ = _globals(attachment)
-    if code is not None:
-        exec(compile(code, "-c", "exec"), globals_)  # what drgn itself does with a script; root's own code
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Memory to look into, and what is needed to find the kernel in it."""
+
+    memory: mmap.mmap
+    registers: str
+    mtree: str
+    images: Path
+
+
+def _saved(directory: Path) -> Source:
+    """What `vinci inspect --save` wrote. Whether it is untouched is for the reader to verify first."""
+    try:
+        about = json.loads((directory / "about.json").read_text())
+        with (directory / "memory.raw").open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        images = images_directory() / about["images"]["digest"]
+        return Source(
+            memory, (directory / "registers.txt").read_text(), (directory / "memory-map.txt").read_text(), images
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Failure(f"{directory} holds no evidence that can be read: {error}", Status.USAGE) from None
+
+
+def _run(source: Source, name: str, code: str | None) -> int:
+    globals_ = _globals(source, name)
+    if code is None:
+        from drgn.cli import run_interactive
+
+        banner = BANNER.format(vm=name)
+        run_interactive(
+            globals_["prog"], banner_func=lambda _: banner, globals_func=lambda known: {**known, **globals_}
+        )
         return Status.DONE
-    from drgn.cli import run_interactive
-
-    banner = BANNER.format(vm=vm)
-    run_interactive(globals_["prog"], banner_func=lambda _: banner, globals_func=lambda known: {**known, **globals_})
+    try:
+        exec(compile(code, "-c", "exec"), globals_)  # root's own code, as drgn itself runs a script
+    except Exception as error:
+        raise Failure(f"the code failed: {type(error).__name__}: {error}", Status.FAILED) from None
     return Status.DONE
 
 
-def _globals(attachment: dict[str, Any]) -> dict[str, Any]:
+def _globals(source: Source, name: str) -> dict[str, Any]:
     """What a session begins with."""
     # drgn and numpy take their time to load, and only this command needs them.
     import drgn
@@ -55,16 +98,15 @@ def _globals(attachment: dict[str, Any]) -> dict[str, Any]:
     from vinci.images.build import images_in
     from vinci.introspect.attach import KernelNotFoundError, attach
     from vinci.introspect.drgn_program import program_of
-    from vinci.introspect.memory import GuestMemory, Unreadable, parse_regions
+    from vinci.introspect.memory import GuestMemory, Implausible, parse_regions
     from vinci.introspect.profile import ensure_profile
 
-    images: Path = images_of(attachment)
-    profile = ensure_profile(images_in(images, images.name))
-    memory = GuestMemory(open_memory(attachment), parse_regions(attachment["mtree"]))
     try:
-        program = program_of(attach(memory, attachment["registers"], profile))
-    except (KernelNotFoundError, Unreadable) as error:
-        raise Failure(f"the kernel of VM {attachment['vm']} is not found: {error}", Status.FAILED) from None
+        profile = ensure_profile(images_in(source.images, source.images.name))
+        memory = GuestMemory(source.memory, parse_regions(source.mtree))
+        program = program_of(attach(memory, source.registers, profile))
+    except (KernelNotFoundError, Implausible, OSError, ValueError) as error:
+        raise Failure(f"the kernel of {name} is not found: {error}", Status.FAILED) from None
     drgn.set_default_prog(program)
-    names = {name: getattr(helpers, name) for name in helpers.__all__}
+    names = {known: getattr(helpers, known) for known in helpers.__all__}
     return {"__name__": "__main__", "drgn": drgn, "prog": program, **names}

@@ -8,6 +8,7 @@ until its socket is closed. A guest that took it over could lie about VMs, no mo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -150,7 +151,10 @@ def main() -> int:
     kinds = {VmKind.APP.value: app, VmKind.FS.value: service, VmKind.FW.value: service}
     checker = Checker(_ready(ensure_profile(images)), kinds)
     confine(arguments.empty)
-    with socket.socket(fileno=arguments.socket) as connection:
+    with (
+        socket.socket(fileno=arguments.socket) as connection,
+        contextlib.suppress(ConnectionError),
+    ):  # the agent has gone
         serve(connection, checker)
     return 0
 

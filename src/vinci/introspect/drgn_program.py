@@ -46,7 +46,6 @@ _VARIABLES = {
     "ptype_all": "struct list_head",
     "ftrace_ops_list": "struct ftrace_ops *",
     "kprobe_table": "struct hlist_head [64]",
-    "init_pgd": "pgd_t [512]",
     "jiffies": "unsigned long",
     "nr_cpu_ids": "unsigned int",
     "__cpu_online_mask": "struct cpumask",
@@ -91,7 +90,7 @@ def _vmcoreinfo(guest: Guest) -> str:
         "SYMBOL(_stext)": f"{guest.symbol('_stext'):x}",
         "SYMBOL(init_uts_ns)": f"{guest.symbol('init_uts_ns'):x}",
         "KERNELOFFSET": f"{guest.slide:x}",
-        "NUMBER(phys_base)": str(guest.physical_base - (start - KERNEL_BASE)),
+        "NUMBER(phys_base)": str(guest.physical_base - (guest.slid(start) - KERNEL_BASE)),
         "NUMBER(pgtable_l5_enabled)": str(int(guest.space.levels == 5)),
     }
     return "".join(f"{key}={value}\n" for key, value in lines.items())

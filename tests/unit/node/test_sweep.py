@@ -39,6 +39,8 @@ while True:
     if not line:
         break
     asked = json.loads(line)
+    if files and mode == "slow-at-first":
+        time.sleep(0.4)
     if files:
         ram[asked["instance"]] = os.pread(files[0], 4, 0)
     found = ram[asked["instance"]]
@@ -116,13 +118,13 @@ def ram() -> Iterator[mmap.mmap]:
 
 
 @asynccontextmanager
-async def rig(mode: str = "works", up: bool = True) -> AsyncIterator[Rig]:
-    """A sweep over the VMs a and b."""
+async def rig(mode: str = "works", up: bool = True, names: str = "ab") -> AsyncIterator[Rig]:
+    """A sweep over VMs of these one-letter names."""
     incidents: set[str] = set()
     changes: list[tuple[str, Verdict]] = []
     failures: list[str] = []
     starts: list[Checker] = []
-    machine = Machine({"a": 1, "b": 2})
+    machine = Machine({name: number for number, name in enumerate(names)})
 
     async def start() -> Checker:
         checker = await Checker.start([sys.executable, "-c", CHECKER, made.mode])
@@ -136,7 +138,7 @@ async def rig(mode: str = "works", up: bool = True) -> AsyncIterator[Rig]:
         changes.append((name, after.verdict))
 
     events = Events(changed, compromised, failures.append)
-    vms = {name: _vm(name) for name in ("a", "b")}
+    vms = {name: _vm(name) for name in names}
     sweep = Sweep(machine, start, lambda: vms, lambda _name: up, lambda: frozenset(incidents), events)
     sweep.settings = SETTINGS
     made = Rig(sweep, machine, incidents, changes, failures, starts, mode)
@@ -159,7 +161,7 @@ def test_clean_vms_become_trusted_once_and_a_restart_is_no_finding(ram: mmap.mma
     async def work() -> None:
         async with rig() as it:
             await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
-            it.machine.started["a"] = 3
+            it.machine.started["a"] = 7
             await it.until(lambda: it.verdict("a") is Verdict.UNCHECKED)
             await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
             assert not it.failures
@@ -227,6 +229,15 @@ def test_a_hanging_checker_does_not_keep_vms_trusted(ram: mmap.mmap) -> None:
             assert not it.failures
             os.kill(it.starts[0].pid, 18)
             await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+
+    _run(work())
+
+
+def test_first_looks_which_take_long_do_not_keep_known_vms_from_being_looked_at(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig("slow-at-first", names="abcdef") as it:
+            await it.until(lambda: all(it.verdict(name) is Verdict.TRUSTED for name in "abcdef"))
+            assert Verdict.UNCHECKED not in [verdict for _, verdict in it.changes]
 
     _run(work())
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import pwd
 import socket
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from vinci.images.build import Images
+from vinci.introspect.confine import CHECKER_USER
 from vinci.introspect.findings import Check, Look, Verdict
 from vinci.introspect.protocol import MAX_ANSWER, Request
 from vinci.node.introspection.answers import AnswerError, look_of
@@ -35,7 +37,16 @@ def command(images: Images, empty: Path) -> list[str]:
     Args:
         images: what the VMs were started from.
         empty: an empty directory, which the checker is confined to.
+
+    Raises:
+        CheckerError: the user that it has to become does not exist.
     """
+    try:
+        pwd.getpwnam(CHECKER_USER)
+    except KeyError:
+        raise CheckerError(
+            f"the checker cannot be started, there is no user {CHECKER_USER}: run `make install`"
+        ) from None
     module = [sys.executable, "-I", "-m", "vinci.introspect.checker"]
     return [*module, "--images", str(images.kernel.parent), "--empty", str(empty)]
 

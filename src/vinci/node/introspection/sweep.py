@@ -101,7 +101,7 @@ class Sweep:
         self._no_start_before = 0.0
         self._looking = asyncio.Lock()
         self._refreshed = -TICK_SECONDS
-        self._first_before = False
+        self._first_look_ended = 0.0
         self.settings = Introspection()
 
     # -- what is known ---------------------------------------------------------------------------------------------
@@ -146,16 +146,15 @@ class Sweep:
     def _next(self, now: float) -> str | None:
         """The VM whose turn it is, None when none is due.
 
-        The first look at a VM takes as long as many others: two of them never come in a row while a VM waits that is
-        known already, or that one would become unchecked after each start of a checker.
+        The first look at a VM takes as long as many others. All VMs that became due meanwhile come before the next
+        first one, or they would become unchecked after each start of a checker.
         """
         due = [name for name in sorted(self._due, key=self._due.__getitem__) if self._due[name] <= now]
         known = self._checker.knows if self._checker is not None else set()
         first = [name for name in due if self._states[name].instance not in known]
         again = [name for name in due if self._states[name].instance in known]
-        turn = again or first if self._first_before else first or again
-        self._first_before = bool(first) and turn is first
-        return turn[0] if turn else None
+        waited = [name for name in again if self._due[name] <= self._first_look_ended]
+        return next(iter(waited or first or again), None)
 
     async def look_now(self, name: str) -> Look:
         """Look at a VM out of turn; the look, which counts like any other."""
@@ -215,9 +214,11 @@ class Sweep:
         if not self._came_up(name) and instance.age < BOOT_SECONDS:
             self._due[name] = began + TICK_SECONDS
             return Look(name, Verdict.UNCHECKED, (), 0.0, "it has not come up yet")
+        first = False
         try:
             checker = await self._ready_checker()
             began = self._loop.time()  # starting a checker takes its time, which is not this VM's
+            first = str(instance) not in checker.knows
             look = await self._ask(checker, vm, instance)
             for _ in range(CONFIRMATIONS):
                 if not rests_on_registers(look):
@@ -230,6 +231,8 @@ class Sweep:
             look = Look(name, Verdict.UNCHECKED, (), 0.0, str(error))
         else:
             self._hindered.pop(name, None)
+        if first:
+            self._first_look_ended = self._loop.time()
         state = self._states.get(name)
         if state is None or self._machine.instance(name) != instance or state.instance != str(instance):
             return replace(look, verdict=Verdict.UNREACHABLE, results=(), reason="it ended while it was looked at")
