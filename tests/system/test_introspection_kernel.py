@@ -302,6 +302,16 @@ def test_a_module_that_erased_every_trace_still_has_executable_pages(app: Attack
     assert named(found, Check.EXECUTABLE_PAGES, f"{module.base:#x}", "belong to no certified code")
 
 
+def test_the_text_of_a_module_that_is_being_freed_is_explained_while_it_is_the_files(app: Attacked) -> None:
+    """As free_module() leaves it for a grace period; a rootkit that pretends so gains nothing but certified text."""
+    module = app.module("qemu_fw_cfg")
+    unlink(app, module)
+    app.poke(module.address + app.guest.layout.offset("module", "state"), b"\3")
+    assert not named(app.findings(), Check.EXECUTABLE_PAGES, f"{module.base:#x}")
+    app.poke(module.base + 0x40, bytes([app.guest.read(module.base + 0x40, 1)[0] ^ 1]))
+    assert named(app.findings(), Check.EXECUTABLE_PAGES, f"{module.base:#x}", "belong to no certified code")
+
+
 def test_a_module_of_another_name_is_not_certified(app: Attacked) -> None:
     app.poke(app.module("erofs").address + app.guest.layout.offset("module", "name"), b"er0fs")
     found = app.findings()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from vinci.introspect.departing import departing
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.jit import explain_packs
@@ -46,6 +47,8 @@ def _sample(guest: Guest) -> Sample:
     runs = dict(_runs(pages, ~owned))
     for start in (*explain_packs(guest, runs, sample), *real_mode(guest, runs), *_ftrace(guest, runs)):
         runs.pop(start, None)
+    for start in departing(guest, runs):
+        runs.pop(start)
     for start, size in runs.items():
         what = f"{size // PAGE_SIZE} executable pages that belong to no certified code"
         sample.add((start, "unowned"), Check.EXECUTABLE_PAGES, what, f"{start:#x}")
@@ -58,7 +61,7 @@ def _ftrace(guest: Guest, runs: dict[int, int]) -> list[int]:
     own = {trampoline.page for trampoline in livepatch.trampolines}
     single = [start for start, size in runs.items() if size == PAGE_SIZE]
     others = [start for start in single if start not in own]
-    return [*own.intersection(single), *livepatch.left_over(others)]
+    return [*own.intersection(single), *livepatch.unused(others)]
 
 
 def _kernel_text(guest: Guest, pages: Mappings, sample: Sample) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:

@@ -153,13 +153,19 @@ class Livepatch:
         node = record + layout.offset("klp_func", "stack_node")
         return handler == guest.symbol("klp_ftrace_handler") and guest.u64(stack) == node and guest.u64(node) == stack
 
-    def left_over(self, pages: Iterable[int]) -> list[int]:
-        """Which of the pages ftrace made for kprobes: the module had one for a moment, the page stays.
+    def unused(self, pages: Iterable[int]) -> list[int]:
+        """Which of the pages ftrace made for the module though nothing calls them: a call would not be explained.
 
-        Nothing calls it any more: a call would be a byte of text that nothing explains.
+        One that is called in a moment; or one for kprobes: the module had one while it was loaded, and the page stays.
         """
-        if not self.own:
+        file = self.guest.profile.module(OWN_MODULE)
+        if self.own is None or file is None:
             return []
+        records = [self.own.base + replacement.record for replacement in replacements(file, self.guest.layout)]
         wanted = self.guest.symbol("kprobe_ftrace_ops")
         made = ("ftrace_regs_caller", "kprobe_ftrace_handler")
-        return [page for page in pages if operations_of(self.guest, page, *made) == wanted]
+        return [
+            page
+            for page in pages
+            if operations_of(self.guest, page, *made) == wanted or any(self._leads(page, record) for record in records)
+        ]
