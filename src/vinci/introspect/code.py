@@ -28,23 +28,25 @@ class ModuleSpan:
     functions: tuple[int, ...]
 
 
-def certified_modules(guest: Guest) -> list[ModuleSpan]:
-    """The loaded modules that are certified by their name and sizes; that they are by every byte too is another check.
+def loaded_modules(guest: Guest) -> tuple[list[ModuleSpan], list[ModuleSpan]]:
+    """The loaded modules that are certified by their name and sizes, and the others.
 
-    What points into any other module points outside certified code. Raises Unreadable, Implausible.
+    That they are by every byte too is another check's. Raises Unreadable, Implausible.
     """
-    spans = []
+    certified, others = [], []
     for address in listed(guest):
         try:
             module = read_module(guest, address)
         except Implausible:
             continue  # one that is just being loaded
         file = guest.profile.module(module.name)
+        end = module.base + module.text
         if file is None or (module.text, module.read_only) != (file.core.text, file.core.read_only):
-            continue
-        text = (module.base, module.base + file.core.text)
-        spans.append(ModuleSpan(module.name, text, (text[1], module.base + file.core.size), file.functions))
-    return spans
+            others.append(ModuleSpan(module.name, (module.base, end), (end, module.base + module.size), ()))
+        else:
+            data = (end, module.base + file.core.size)
+            certified.append(ModuleSpan(module.name, (module.base, end), data, file.functions))
+    return certified, others
 
 
 class Code:
@@ -53,7 +55,9 @@ class Code:
     def __init__(self, guest: Guest, modules: Iterable[ModuleSpan] | None = None) -> None:
         """`modules`: those that are certified; None to read which they are. Raises Unreadable, Implausible."""
         self.guest = guest
-        self.modules = tuple(certified_modules(guest) if modules is None else modules)
+        certified, others = loaded_modules(guest) if modules is None else (modules, ())
+        self.modules = tuple(certified)
+        self._others = tuple(others)
         read_only = (guest.symbol("__start_rodata"), guest.symbol("__end_rodata"))
         data = (guest.symbol("_sdata"), guest.symbol("_edata"))
         self._data = (read_only, data, *(module.data for module in self.modules))
@@ -97,11 +101,11 @@ class Code:
         return any(start <= address < end for start, end in self._data)
 
     def describe(self, address: int) -> str:
-        """The address by symbol, or by module and offset, or as a number."""
-        for module in self.modules:
-            for start, end in (module.text, module.data):
-                if start <= address < end:
-                    return f"{module.name}+{address - start:#x}"
+        """The address by symbol, or by module (its own word, if it is not certified) and offset, or as a number."""
+        for module in (*self.modules, *self._others):
+            if module.text[0] <= address < module.data[1]:
+                foreign = " (a module that is not certified)" if module in self._others else ""
+                return f"{module.name}+{address - module.text[0]:#x}{foreign}"
         return self.guest.describe(address)
 
 
