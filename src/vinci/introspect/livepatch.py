@@ -15,7 +15,7 @@ from functools import lru_cache
 from vinci.images.build import OWN_MODULE
 from vinci.introspect.btf import Layout
 from vinci.introspect.ftrace import operations_of
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest
 from vinci.introspect.loaded import LoadedModule, listed, plausible
 from vinci.introspect.memory import Unreadable
 from vinci.introspect.profile.module_file import ModuleFile
@@ -116,7 +116,6 @@ class Livepatch:
         """The pages that the patched functions call, each as it has to be."""
         guest, layout = self.guest, self.guest.layout
         file = guest.profile.module(own.name)
-        reader = StructReader(layout, "klp_func", "new_func", "old_func")
         for replacement in replacements(file, layout) if file else ():
             record = own.base + replacement.record
             function = self._function(replacement)
@@ -125,8 +124,8 @@ class Livepatch:
             try:
                 call = guest.read(function, 5)
                 page = function + 5 + int.from_bytes(call[1:], "little", signed=True)
-                by, old = reader.words(guest, record)
-                if call[0] == CALL and (by, old) == (own.base + replacement.by, function) and self._leads(page, record):
+                old = guest.u64(record + layout.offset("klp_func", "old_func"))
+                if call[0] == CALL and old == function and self._leads(page, own, replacement):
                     yield Trampoline(page, function)
             except Unreadable:
                 continue
@@ -142,9 +141,13 @@ class Livepatch:
         offset = file.offsets.get(replacement.name)
         return None if offset is None else module.base + offset
 
-    def _leads(self, page: int, record: int) -> bool:
-        """Whether the page leads to that record: through the operations behind it (struct klp_ops), and only there."""
+    def _leads(self, page: int, own: LoadedModule, replacement: Replacement) -> bool:
+        """Whether the page leads to that record, through the operations behind it (struct klp_ops), and only there; and
+        the record to the module's own function."""
         guest, layout = self.guest, self.guest.layout
+        record = own.base + replacement.record
+        if guest.u64(record + layout.offset("klp_func", "new_func")) != own.base + replacement.by:
+            return False
         operations = operations_of(guest, page, "ftrace_caller", "klp_ftrace_handler")
         if operations is None:
             return False
@@ -161,11 +164,12 @@ class Livepatch:
         file = self.guest.profile.module(OWN_MODULE)
         if self.own is None or file is None:
             return []
-        records = [self.own.base + replacement.record for replacement in replacements(file, self.guest.layout)]
+        own, known = self.own, replacements(file, self.guest.layout)
         wanted = self.guest.symbol("kprobe_ftrace_ops")
         made = ("ftrace_regs_caller", "kprobe_ftrace_handler")
         return [
             page
             for page in pages
-            if operations_of(self.guest, page, *made) == wanted or any(self._leads(page, record) for record in records)
+            if operations_of(self.guest, page, *made) == wanted
+            or any(self._leads(page, own, replacement) for replacement in known)
         ]
