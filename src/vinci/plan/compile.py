@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import (
@@ -46,6 +46,7 @@ from vinci.plan.types import (
     Port,
     Route,
     ShareGrant,
+    Subject,
     Vm,
     VmKind,
 )
@@ -122,23 +123,11 @@ def _served_by(infrastructure: Infrastructure, server: str) -> tuple[str, ...]:
 
 
 def _members(context: _Context) -> tuple[Member, ...]:
-    with_own_rights = {
-        grantee for share in context.infrastructure.shares.values() for grantee in share.access if ":" in grantee
-    }
-    members = []
-    for user, declared in context.infrastructure.users.items():
-        for community, membership in declared.communities.items():
-            own_type = f"{community}:{user}" in with_own_rights
-            members.append(
-                Member(
-                    user=user,
-                    community=community,
-                    local_uid=membership.local_uid or declared.uid,
-                    uid=declared.uid,
-                    context=subject_context(user, community, context.labels[community], own_type=own_type),
-                )
-            )
-    return tuple(members)
+    return tuple(
+        Member(user, community, membership.local_uid or declared.uid, declared.uid)
+        for user, declared in context.infrastructure.users.items()
+        for community, membership in declared.communities.items()
+    )
 
 
 def _shares(context: _Context) -> list[PlannedShare]:
@@ -369,10 +358,13 @@ def _file_service(
     in_service = frozenset(served)
     # A right of one's own on another server's share has no type in this server's policy.
     owners = own_types(own_shares)
-    own_members = tuple(
-        replace(
-            member,
-            context=subject_context(
+    subjects = tuple(
+        Subject(
+            member.user,
+            member.community,
+            member.local_uid,
+            member.uid,
+            subject_context(
                 member.user,
                 member.community,
                 context.labels[member.community],
@@ -386,12 +378,12 @@ def _file_service(
     return FileService(
         vm=server,
         shares=own_shares,
-        members=own_members,
+        members=subjects,
         policy_cil=file_policy(
             levels=len(labels.levels),
             categories=len(labels.categories),
             communities=[(name, context.labels[name]) for name in served],
-            members=own_members,
+            members=subjects,
             shares=own_shares,
         ),
     )

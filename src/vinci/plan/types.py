@@ -148,12 +148,18 @@ class PlannedShare:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A user in a community: the subject that an FS-VM gives the pair once the user has logged in."""
+    """A user in a community, with the UIDs in its APP-VMs and on the FS-VMs."""
 
     user: str
     community: str
     local_uid: int
     uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject(Member):
+    """A member as one FS-VM knows him: rights of one's own on its shares decide over the type in the context."""
+
     context: str
 
 
@@ -163,7 +169,7 @@ class FileService:
 
     vm: str
     shares: tuple[PlannedShare, ...]
-    members: tuple[Member, ...]
+    members: tuple[Subject, ...]
     policy_cil: str
 
 

@@ -97,7 +97,7 @@ SESSIONS = (
 
 def members() -> list[Member]:
     """Everybody, whether logged in or not."""
-    return [Member(s.user, BY_NAME[s.client].community, s.local_uid, s.uid, "") for s in SESSIONS]
+    return [Member(s.user, BY_NAME[s.client].community, s.local_uid, s.uid) for s in SESSIONS]
 
 
 def grants(sessions: tuple[Session, ...] = SESSIONS) -> bytes:

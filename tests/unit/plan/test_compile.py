@@ -66,7 +66,7 @@ def test_no_session_means_an_empty_subject_table(plan: Plan) -> None:
 
 def test_subject_table_holds_only_the_pairs_of_open_sessions(plan: Plan) -> None:
     node = plan.nodes[0]
-    member = next(m for m in plan.members if m.user == "sally")
+    member = next(m for m in node.file_services[0].members if m.user == "sally")
     vm = next(vm for vm in node.vms if vm.community == member.community and vm.kind is VmKind.APP)
     table = subject_table(node.file_services[0], node, [(vm.name, "sally", member.community)])
     rows = [line.split("\t") for line in table.splitlines()]

@@ -26,10 +26,10 @@ def label(level: int, *categories: int) -> PlannedLabel:
 DOCTORS, NURSES, HIGH = label(1, 0), label(1, 0, 1), label(2, 0, 1, 2)
 COMMUNITIES = [("doctors", DOCTORS), ("nurses", NURSES), ("administration", HIGH)]
 MEMBERS = [
-    Member("anna", "doctors", 20001, 20001, ""),
-    Member("bruno", "doctors", 20002, 20002, ""),
-    Member("bruno", "administration", 20002, 20002, ""),
-    Member("sally", "nurses", 20003, 20003, ""),
+    Member("anna", "doctors", 20001, 20001),
+    Member("bruno", "doctors", 20002, 20002),
+    Member("bruno", "administration", 20002, 20002),
+    Member("sally", "nurses", 20003, 20003),
 ]
 
 
@@ -185,11 +185,11 @@ def test_contexts_are_spelt_as_the_policy_defines_them() -> None:
     ("communities", "members", "shares", "levels", "categories"),
     [
         ([], [], [], 1, 0),
-        ([("a", label(0))], [Member("_x-y", "a", 1000, 1000, "")], [], 1, 0),
+        ([("a", label(0))], [Member("_x-y", "a", 1000, 1000)], [], 1, 0),
         # names made to collide: suffixes, underscores in a person's name, words of CIL and of the policy
         (
             [(name, label(0)) for name in ("vinci", "share", "own", "self", "all", "type", "kernel", "vinci-kernel")],
-            [Member(user, "share", 1000, 1000, "") for user in ("vinci", "share_t", "own", "x_own", "kernel", "_")],
+            [Member(user, "share", 1000, 1000) for user in ("vinci", "share_t", "own", "x_own", "kernel", "_")],
             [
                 share("share", label(0), {"share": {READ}, "share:own": {WRITE}, "share:x_own": {APPEND}}),
                 share("own", label(0), {"share:share_t": {READ}, "share:_": {READ}}),
