@@ -23,7 +23,7 @@ from vinci.plan.firewall_opinion import check_firewalls
 from vinci.plan.firewall_rules import INNER, TRANSIT_SIDE, firewall_ruleset
 from vinci.plan.types import TRANSIT, FileService, Nic, NodePlan, Plan, Vm, VmKind
 from vinci.policy.expected import Place, expected_operations, expected_reach
-from vinci.policy.readback_files import Context, FilePolicy, ReadbackError, Rights, steps
+from vinci.policy.readback_files import Context, FilePolicy, Level, ReadbackError, Rights, steps
 from vinci.policy.readback_rules import Packet, RuleSet
 
 MAX_HOPS = 4
@@ -76,6 +76,8 @@ def _files(infrastructure: Infrastructure, service: FileService, policy: Any) ->
     shares = {share.name: read.context(share.context) for share in service.shares}
     in_use = _permissions_in_use(read, shares.values())
     own_types = set()
+    named = _named(infrastructure, shares)
+    compared: set[tuple[str, str, Level, frozenset[str]]] = set()
     for member in service.members:
         who = f"{member.community}:{member.user}"
         try:
@@ -84,6 +86,11 @@ def _files(infrastructure: Infrastructure, service: FileService, policy: Any) ->
             yield f"{who} has no subject: {error}"
             continue
         own_types.add(subject.type)
+        # Members who are one and the same to the policy and to the file are compared once.
+        alike = (member.community, subject.type, subject.level, named.get(who, frozenset()))
+        if alike in compared and not read.is_personal:
+            continue
+        compared.add(alike)
         for name, share in shares.items():
             wanted = _declared(infrastructure, member.user, member.community, name)
             labels = _by_labels(infrastructure, lattice, member.community, name)
@@ -96,6 +103,15 @@ def _files(infrastructure: Infrastructure, service: FileService, policy: Any) ->
             yield from (f"{who} on share {name}: {text}" for text in faults)
     yield from _memberships(infrastructure, service, read)
     yield from _others(infrastructure, service, read, frozenset(own_types))
+
+
+def _named(infrastructure: Infrastructure, shares: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The shares whose `access` names a grantee."""
+    found: dict[str, frozenset[str]] = {}
+    for share in shares:
+        for grantee in infrastructure.shares[share].access:
+            found[grantee] = found.get(grantee, frozenset()) | {share}
+    return found
 
 
 def _declared(infrastructure: Infrastructure, user: str, community: str, share: str) -> frozenset[Operation]:

@@ -77,7 +77,8 @@ _EXECUTE = frozenset({"execute", "execute_no_trans", "entrypoint", "execmod"})
 _APPEND = frozenset({"append", "create", "add_name"})
 
 
-def steps(permissions: Iterable[_Permission]) -> frozenset[Operation]:
+@lru_cache(maxsize=4096)
+def steps(permissions: frozenset[_Permission]) -> frozenset[Operation]:
     """The operations of which these (class, permission) are steps."""
     found = (_step_of(class_, permission) for class_, permission in permissions)
     return frozenset(step for step in found if step is not None)
@@ -101,7 +102,10 @@ class FilePolicy:
     """A policy opened by setools, ready for questions."""
 
     def __init__(self, policy: Any) -> None:
-        """Index the rules of a `setools.SELinuxPolicy`. Raises ReadbackError for what a file policy must not have."""
+        """Index the rules of a `setools.SELinuxPolicy`. Raises ReadbackError for what a file policy must not have.
+
+        `is_personal` tells whether some constraint looks at users or roles, so that two users of one type may differ.
+        """
         self._policy = policy
         self._rules = _Rules()
         self._constraints: dict[_Permission, set[_Expression]] = {}
@@ -118,6 +122,9 @@ class FilePolicy:
             expression = tuple(map(_plain, constraint.expression))
             for permission in constraint.perms:
                 self._constraints.setdefault((str(constraint.tclass), permission), set()).add(expression)
+        words = {part for found in self._constraints.values() for each in found for part in each}
+        self.is_personal = not words.isdisjoint(("u1", "u2", "r1", "r2"))
+        self._answers: dict[object, frozenset[_Permission]] = {}
 
     def context(self, text: str) -> Context:
         """A context of the policy. Raises ReadbackError when the kernel would refuse it."""
@@ -145,8 +152,20 @@ class FilePolicy:
         """Every (class, permission) that the kernel grants."""
         return self._unconstrained(self._rules.between(subject.type, target.type), subject, target)
 
-    def _unconstrained(self, asked: Iterable[_Permission], subject: Context, target: Context) -> frozenset[_Permission]:
-        """Those of `asked` on which every constraint holds; most permissions share a few expressions."""
+    def _unconstrained(
+        self, asked: frozenset[_Permission], subject: Context, target: Context
+    ) -> frozenset[_Permission]:
+        """Those of `asked` on which every constraint holds.
+
+        All users of a community get the same answer where no constraint looks at users or roles; and most permissions
+        share a few expressions.
+        """
+        pair = (subject, target) if self.is_personal else (subject.type, subject.level, target.type, target.level)
+        if (pair, asked) not in self._answers:
+            self._answers[pair, asked] = self._evaluated(asked, subject, target)
+        return self._answers[pair, asked]
+
+    def _evaluated(self, asked: frozenset[_Permission], subject: Context, target: Context) -> frozenset[_Permission]:
         values = _values(subject, target)
         known: dict[_Expression, bool] = {}
 
