@@ -40,7 +40,7 @@ while True:
         break
     asked = json.loads(line)
     if files and mode == "slow-at-first":
-        time.sleep(0.4)
+        time.sleep(0.7)
     if files:
         ram[asked["instance"]] = os.pread(files[0], 4, 0)
     found = ram[asked["instance"]]
@@ -63,7 +63,8 @@ while True:
     connection.sendall(json.dumps(answer).encode() + b"\\n")
 """
 SIZE_MIB = 1
-SETTINGS = Introspection(period_ms=100, jitter_percent=20, grace_ms=700, look_ms=1000)
+SETTINGS = Introspection(period_ms=100, jitter_percent=20, grace_ms=15_000, look_ms=3000)
+IMPATIENT = SETTINGS.model_copy(update={"grace_ms": 700, "look_ms": 600_000})
 
 
 def _vm(name: str) -> Vm:
@@ -223,7 +224,7 @@ def test_a_hanging_checker_does_not_keep_vms_trusted(ram: mmap.mmap) -> None:
     async def work() -> None:
         async with rig() as it:
             await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
-            it.sweep.settings = SETTINGS.model_copy(update={"look_ms": 600_000})
+            it.sweep.settings = IMPATIENT
             os.kill(it.starts[0].pid, 19)
             await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
             assert not it.failures
@@ -235,8 +236,9 @@ def test_a_hanging_checker_does_not_keep_vms_trusted(ram: mmap.mmap) -> None:
 
 def test_first_looks_which_take_long_do_not_keep_known_vms_from_being_looked_at(ram: mmap.mmap) -> None:
     async def work() -> None:
-        async with rig("slow-at-first", names="abcdef") as it:
-            await it.until(lambda: all(it.verdict(name) is Verdict.TRUSTED for name in "abcdef"))
+        async with rig("slow-at-first", names="abcde") as it:
+            it.sweep.settings = SETTINGS.model_copy(update={"grace_ms": 1700})
+            await it.until(lambda: all(it.verdict(name) is Verdict.TRUSTED for name in "abcde"))
             assert Verdict.UNCHECKED not in [verdict for _, verdict in it.changes]
 
     _run(work())
