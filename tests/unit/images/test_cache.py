@@ -131,11 +131,13 @@ def test_pruning_takes_patterns_and_set_uid_bits(tmp_path: Path) -> None:
 
 def test_pruning_keeps_what_is_current_or_in_use(tmp_path: Path) -> None:
     current, used, old = ("a" * 24, "b" * 24, "c" * 24)
-    for name in (current, used, old, ".kept-app-x"):
+    profiles = [f"profile-{name}-0123456789ab" for name in (current, used, old)]
+    for name in (current, used, old, ".kept-app-x", *profiles):
         (tmp_path / name).mkdir()
         (tmp_path / name / "app.erofs").write_text("")
     (tmp_path / "current").symlink_to(current)
     with (tmp_path / used / "app.erofs").open():
-        assert prune_cache(tmp_path) == [old]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".kept-app-x", ".lock", current, used, "current"]
-    assert prune_cache(tmp_path) == [used]
+        assert prune_cache(tmp_path) == [old, profiles[2]]
+    left = [".kept-app-x", ".lock", current, used, "current", *profiles[:2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert prune_cache(tmp_path) == [used, profiles[1]]
