@@ -6,6 +6,7 @@ That lasts for a grace period of RCU, which in a throttled VM is longer than all
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -14,8 +15,13 @@ import numpy as np
 from vinci.introspect.guest import Guest
 from vinci.introspect.linking import Derived, Linker
 from vinci.introspect.loaded import LoadedModule, listed, module_area, plausible, scanned
+from vinci.introspect.memory import Bytes
 from vinci.introspect.profile.module_file import ModuleFile
 from vinci.introspect.sites import unexplained
+
+MAX_RUNS = 8
+MAX_SIZE = 1 << 20
+"""More and larger ones are not freed at once."""
 
 
 def departing(guest: Guest, runs: dict[int, int]) -> list[int]:
@@ -33,25 +39,28 @@ def departing(guest: Guest, runs: dict[int, int]) -> list[int]:
         if (file := guest.profile.module(module.name)) is not None
     ]
     linker = Linker(guest, [module for module, _ in known])
-    return [
-        start
-        for start, size in runs.items()
-        if any(_same(guest, part) for part in _candidates(linker, known, on_list, start, size))
-    ]
+    found = []
+    for start, size in list(runs.items())[:MAX_RUNS]:
+        seen = np.frombuffer(guest.read(start, size), np.uint8) if size <= MAX_SIZE else np.zeros(0, np.uint8)
+        candidates = _candidates(linker, known, on_list, start, seen)
+        if any(not len(unexplained(seen, part.code.content[: part.text], part.allowed)) for part in candidates):
+            found.append(start)
+    return found
 
 
 def _candidates(
-    linker: Linker, known: list[tuple[LoadedModule, ModuleFile]], on_list: set[int], start: int, size: int
+    linker: Linker, known: list[tuple[LoadedModule, ModuleFile]], on_list: set[int], start: int, seen: Bytes
 ) -> Iterator[Derived]:
-    """What may have been loaded there."""
+    """What may have been loaded there, as far as the module can be linked at all."""
     for module, file in known:
         gone = module.address not in on_list and module.state == "unformed"
-        if gone and (module.base, file.core.text) == (start, size):
-            yield linker.derive(replace(module, init=0), file)[0]
-        if not gone and file.init.text == size:
-            yield linker.derive(replace(module, init=start, state="coming"), file)[1]
+        with contextlib.suppress(KeyError, ValueError):
+            if gone and module.base == start and _alike(seen, file.unlinked_text):
+                yield linker.derive(replace(module, init=0), file)[0]
+            elif not gone and _alike(seen, file.unlinked_init):
+                yield linker.derive(replace(module, init=start, state="coming"), file)[1]
 
 
-def _same(guest: Guest, part: Derived) -> bool:
-    seen = np.frombuffer(guest.read(part.code.base, part.text), np.uint8)
-    return not len(unexplained(seen, part.code.content[: part.text], part.allowed))
+def _alike(seen: Bytes, unlinked: Bytes) -> bool:
+    """Whether it is worth linking: most bytes of a text are not touched by that."""
+    return len(seen) == len(unlinked) and 2 * int(np.count_nonzero(seen == unlinked)) > len(seen)

@@ -74,6 +74,16 @@ class ModuleFile:
         fields = bytes(self.elf.content(".modinfo")).split(b"\0")
         return next(field[5:].decode() for field in fields if field.startswith(b"name="))
 
+    @cached_property
+    def unlinked_text(self) -> npt.NDArray[np.uint8]:
+        """The core part's text as it is in the file."""
+        return self._image(self.core)[: self.core.text]
+
+    @cached_property
+    def unlinked_init(self) -> npt.NDArray[np.uint8]:
+        """The initialisation's text as it is in the file."""
+        return self._image(self.init)[: self.init.text]
+
     @property
     def own(self) -> bool:
         """Whether it is our livepatch, which was built with the images."""
