@@ -63,7 +63,7 @@ while True:
     connection.sendall(json.dumps(answer).encode() + b"\\n")
 """
 SIZE_MIB = 1
-SETTINGS = Introspection(period_ms=100, jitter_percent=20, grace_ms=15_000, look_ms=3000)
+SETTINGS = Introspection(period_ms=100, jitter_percent=20, grace_ms=15_000, look_ms=1500)
 IMPATIENT = SETTINGS.model_copy(update={"grace_ms": 700, "look_ms": 600_000})
 
 

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How long it takes from a changed byte of a kernel's text to the VM's quarantine, and what watching costs meanwhile.
+
+Boots the five VMs of tests/system/watched.yaml with the default period. Needs root; about three minutes.
+
+    .venv/bin/python bench/detection.py [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests/system"))
+
+from installation import Installation  # noqa: E402
+from tamper import changed_text  # noqa: E402
+from test_agent import _agents, _pids  # noqa: E402
+from test_introspection import wait_for  # noqa: E402
+
+VICTIM = "strict-1"
+WATCHED_SECONDS = 20.0
+
+
+def main() -> None:
+    """Measure and print."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    state = Path(tempfile.mkdtemp(prefix="vinci-b-", dir="/tmp"))
+    state.chmod(0o711)
+    installation = Installation(state, ROOT / "tests/system/watched.yaml")
+    try:
+        installation.check("up", str(installation.file), seconds=600)
+        vms = installation.status()["vms"]
+        wait_for(installation, lambda trust: all(t["verdict"] == "trusted" for t in trust.values()), seconds=300)
+        print(f"{platform.machine()}, {os.cpu_count()} cores, QEMU/TCG, {len(vms)} VMs at 1 Hz")
+        agent, checker = _shares(installation)
+        print(f"agent {agent:.1%} of a core, checker {checker:.1%}; for each VM {(agent + checker) / len(vms):.2%}")
+        latencies = sorted(_latency(installation) for _ in range(rounds))
+        print(
+            f"from the changed byte to quarantine, {rounds} times: median {statistics.median(latencies):.2f} s, "
+            f"least {latencies[0]:.2f} s, most {latencies[-1]:.2f} s"
+        )
+    finally:
+        if installation.vinci("down").status == 0:
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def _shares(installation: Installation) -> tuple[float, float]:
+    """What the agent and the checker use of a core while nothing happens."""
+    pids = _agents(installation)[1], *_pids("vinci.introspect.checker", f"{installation.state}/")
+    before = [_processor_seconds(pid) for pid in pids]
+    time.sleep(WATCHED_SECONDS)
+    agent, checker = ((_processor_seconds(pid) - b) / WATCHED_SECONDS for pid, b in zip(pids, before, strict=True))
+    return agent, checker
+
+
+def _processor_seconds(pid: int) -> float:
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _latency(installation: Installation) -> float:
+    """Seconds from a change at a random moment to the record of the quarantine."""
+    audit = installation.state / "n1" / "audit.jsonl"
+    known = audit.stat().st_size
+    time.sleep(random.random())
+    with changed_text(installation, VICTIM):
+        changed = time.time()
+        while True:
+            with audit.open() as file:
+                file.seek(known)
+                records = [json.loads(line) for line in file if line.endswith("\n")]
+            found = [r for r in records if r["event"] == "vm-quarantined"]
+            if found:
+                break
+            time.sleep(0.02)
+    wait_for(installation, lambda trust: trust[VICTIM]["releasable"])
+    installation.check("release", VICTIM, "--reason", "bench")
+    return datetime.fromisoformat(found[0]["time"]).timestamp() - changed
+
+
+if __name__ == "__main__":
+    main()
