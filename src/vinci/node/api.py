@@ -19,24 +19,34 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Middleware
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from vinci.images.run import ImageError
 from vinci.model.problems import DeclarationError
 from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
-from vinci.node.authenticate import MAX_PASSWORD, DeniedError, hash_password
+from vinci.node.authenticate import DeniedError, hash_password
 from vinci.node.authorize import GROUP, Peer, peer_of
 from vinci.node.channel import ChannelError
 from vinci.node.introspection.evidence import NAMESPACE
 from vinci.node.introspection.service import ReleaseError, look_json
 from vinci.node.reconcile import Outcome, Progress, Report
 from vinci.node.relay import Terminal, relay
+from vinci.node.requests import (
+    AttachmentRequest,
+    EvidenceMessage,
+    ExecMessage,
+    InspectRequest,
+    LoginMessage,
+    ManifestMessage,
+    PasswordRequest,
+    ReleaseRequest,
+    TerminalRequest,
+)
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
@@ -53,78 +63,6 @@ AUDIT_BATCH = 200
 FIRST_MESSAGE_SECONDS = 120.0
 SAVE_SECONDS = 3600.0
 """For an administrator's copy of a VM's memory."""
-
-Text = Annotated[str, Field(max_length=256)]
-Word = Annotated[str, Field(max_length=4096)]
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class TerminalRequest(_Request):
-    """The client's terminal."""
-
-    kind: Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{1,64}$")]
-    columns: Annotated[int, Field(ge=1, le=10_000)]
-    rows: Annotated[int, Field(ge=1, le=10_000)]
-
-
-class LoginMessage(_Request):
-    """The first message of a login."""
-
-    user: Text
-    password: Annotated[str, Field(max_length=MAX_PASSWORD)]
-    community: Text | None = None
-    command: Annotated[list[Word], Field(max_length=1024)] | None = None
-    terminal: TerminalRequest | None = None
-
-
-class ExecMessage(_Request):
-    """The first message of an administrator's command in a VM."""
-
-    vm: Text
-    command: Annotated[list[Word], Field(min_length=1, max_length=1024)]
-    terminal: TerminalRequest | None = None
-
-
-class PasswordRequest(_Request):
-    """A new password for a user."""
-
-    user: Text
-    password: Annotated[str, Field(min_length=8, max_length=MAX_PASSWORD)]
-
-
-class InspectRequest(_Request):
-    """Look now: at one VM, or at all that run."""
-
-    vm: Text | None = None
-
-
-class AttachmentRequest(_Request):
-    """Where a VM's memory is."""
-
-    vm: Text
-
-
-class EvidenceMessage(_Request):
-    """The first message of an administrator who saves evidence."""
-
-    vm: Text
-    pause: bool = False
-
-
-class ManifestMessage(_Request):
-    """The second: what was saved, to be signed."""
-
-    manifest: Annotated[str, Field(max_length=64 * 1024)]
-
-
-class ReleaseRequest(_Request):
-    """An administrator's word that a VM may be trusted again."""
-
-    vm: Text
-    reason: Annotated[str, Field(min_length=1, max_length=500)]
 
 
 def application(agent: Agent) -> web.Application:
