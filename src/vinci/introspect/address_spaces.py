@@ -63,18 +63,22 @@ def _processes(guest: Guest) -> Iterator[tuple[int, str]]:
     """Physical address of the top-level table of each process, and the process."""
     layout = guest.layout
     tasks, directory = layout.offset("task_struct", "tasks"), layout.offset("mm_struct", "pgd")
-    reader = StructReader(layout, "task_struct", "tasks.next", "pid", "mm", "active_mm")
-    command = layout.offset("task_struct", "comm")
+    reader = StructReader(layout, "task_struct", "tasks.next", "mm", "active_mm")
+    number, command = layout.offset("task_struct", "pid"), layout.offset("task_struct", "comm")
     first = task = guest.symbol("init_task")
-    known: set[int] = set()
+    owners: dict[int, int] = {}
+    borrowers: dict[int, int] = {}  # kernel threads run in the address space of whoever ran before them
     for _ in range(MAX_TASKS):
-        following, pid, *spaces = reader.words(guest, task)
-        for space in spaces:
-            if space and space not in known:
-                known.add(space)
-                name = guest.cstring(task + command, _NAME_SIZE)
-                yield guest.physical(guest.u64(space + directory)), f"pid {pid} ({name})"
+        following, own, active = reader.words(guest, task)
+        owners.setdefault(own, task)
+        borrowers.setdefault(active, task)
         task = following - tasks
         if task == first:
-            return
-    raise Implausible("the list of processes does not end")
+            break
+    else:
+        raise Implausible("the list of processes does not end")
+    for space, task in (borrowers | owners).items():
+        if space:
+            name = guest.cstring(task + command, _NAME_SIZE)
+            root = guest.physical(guest.u64(space + directory))
+            yield root, f"pid {guest.u32(task + number)} ({name})"

@@ -33,9 +33,12 @@ class Linker:
     def __init__(self, guest: Guest, modules: Iterable[LoadedModule]) -> None:
         self.guest = guest
         self._exports: dict[str, int] = {}
+        self._cores: dict[int, Code] = {}
+        self._files: list[tuple[LoadedModule, ModuleFile]] = []
         for module in modules:
             file = guest.profile.module(module.name)
             if file:
+                self._files.append((module, file))
                 sections = file.addresses(module.base, module.init, module.per_cpu)
                 for name, symbol in file.exports.items():
                     self._exports.setdefault(name, sections.get(symbol.section, 0) + symbol.value)
@@ -74,6 +77,17 @@ class Linker:
             derived.append(Derived(code, layout.text, builder.build(tables), constants))
         return derived
 
+    def _functions_elsewhere(self, key: int) -> list[int]:
+        """What a static call leads to whose key is another module's, as that of an exported tracepoint is."""
+        for module, file in self._files:
+            if module.base <= key < module.base + file.core.size:
+                if module.address not in self._cores:
+                    self._cores[module.address], _ = file.relocated(
+                        module.base, module.init, module.per_cpu, self.resolve
+                    )
+                return [int.from_bytes(self._cores[module.address].at(key, 8), "little")]
+        return []
+
     def _rules(self, core: Code) -> Rules:
         """The kernel's rules at this guest's addresses, with the module's own static calls."""
         guest, kernel = self.guest, self.guest.profile.rules
@@ -84,7 +98,7 @@ class Linker:
         def functions_of(key: int) -> list[int]:
             if core.base <= key < core.base + len(core.content):
                 return [int.from_bytes(core.at(key, 8), "little")]
-            return moved(kernel.functions_of(key - guest.slide))
+            return moved(kernel.functions_of(key - guest.slide)) or self._functions_elsewhere(key)
 
         rules = kernel.rules
         return Rules(
