@@ -277,7 +277,8 @@ class Agent:
                 _LOG.exception("reconciling failed")
                 self.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"reconciling failed: {error!r}")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RECONCILE_SECONDS)
+                async with asyncio.timeout(RECONCILE_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
 
     @property

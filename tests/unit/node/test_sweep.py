@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from vinci.introspect.findings import Look, Verdict
+from vinci.introspect.protocol import Answer, Request
 from vinci.model.infrastructure import Introspection, Response
 from vinci.node.introspection.assurance import Assurance
 from vinci.node.introspection.checker import Checker, CheckerError
@@ -285,6 +287,29 @@ def test_a_vm_that_boots_is_not_looked_at_yet(ram: mmap.mmap) -> None:
             it.machine.started = {"a": ticks}
             await it.until(lambda: it.verdict("a") is Verdict.UNCHECKED)
             assert "not come up" in (await it.sweep.look_now("a")).reason
+
+    _run(work())
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_look_that_is_cancelled_while_its_answer_comes_does_not_go_on(steps: int) -> None:
+    async def work() -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        checker = Checker(await asyncio.create_subprocess_exec("sleep", "60"), ours)
+        try:
+            with theirs:
+                look = asyncio.create_task(checker.look(Request("a", "1-2", "APP", "", ()), None, 20))
+                for _ in range(9):
+                    await asyncio.sleep(0)
+                theirs.sendall(Answer("a", "1-2", 1.0, ()).encode())
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                cancelled = look.cancel()
+                await asyncio.wait([look])
+                assert look.cancelled() == cancelled
+        finally:
+            await checker.end()
 
     _run(work())
 

@@ -86,7 +86,8 @@ class Checker:
                 raise CheckerError(f"the checker cannot be started: {error}") from error
         checker = cls(process, own)
         try:
-            line = await asyncio.wait_for(checker._line(), READY_SECONDS)
+            async with asyncio.timeout(READY_SECONDS):
+                line = await checker._line()
             checker._checks = tuple(Check(name) for name in json.loads(line)["checks"])
         except (CheckerError, TimeoutError, ValueError, KeyError, TypeError) as error:
             await checker.end()
@@ -103,7 +104,8 @@ class Checker:
             CheckerError: no valid answer came in time. The checker cannot be used any more.
         """
         try:
-            line = await asyncio.wait_for(self._ask(request, ram), seconds)
+            async with asyncio.timeout(seconds):
+                line = await self._ask(request, ram)
             look = look_of(line, request.vm, request.instance, self._checks)
         except TimeoutError:
             raise CheckerError(f"the checker did not end its look at {request.vm} within {seconds:g} s") from None

@@ -265,7 +265,8 @@ class Sweep:
             raise TimeoutError
         asked = self._loop.run_in_executor(self._threads, partial(self._machine.monitor, name, command))
         self._asked[name] = asked
-        return await asyncio.wait_for(asyncio.shield(asked), MONITOR_SECONDS)
+        async with asyncio.timeout(MONITOR_SECONDS):
+            return await asyncio.shield(asked)
 
     async def _ready_checker(self) -> Checker:
         if self._checker is None:
