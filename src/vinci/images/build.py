@@ -23,7 +23,8 @@ from vinci.images import debian, inputs, rootfs
 from vinci.images.initramfs import write_initramfs
 from vinci.images.modules import dependency_closure
 from vinci.images.run import ImageError, run
-from vinci.images.spec import SPEC, ImageSpec, RootKind, RootSpec
+from vinci.images.spec import APP_POLICY, SPEC, ImageSpec, RootKind, RootSpec
+from vinci.policy.app_policy import app_policy
 
 __all__ = ["ImageError", "Images", "ensure_images", "find_images", "images_in"]
 
@@ -35,13 +36,18 @@ _BUILD_PREFIX = ".build-"
 _KEPT_PREFIX = ".kept-"
 CURRENT = "current"
 """Symlink to the set that was last asked for."""
+POLICY_VERSION = "33"
+"""Of the binary SELinux policy: Linux 5.8 and later."""
 OWN_MODULE = "vinci_nfsd"
 """The module of `vinci/guest/kernel`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """A complete set of images. `digest` is the hash of all that went into it; `modules` holds every .ko file."""
+    """A complete set of images. `digest` is the hash of all that went into it; `modules` holds every .ko file.
+
+    `app_policy` is the binary SELinux policy that every APP-VM loads, the same bytes as in `app_root`.
+    """
 
     kernel: Path
     initramfs: Path
@@ -49,6 +55,7 @@ class Images:
     service_root: Path
     app_manifest: Path
     service_manifest: Path
+    app_policy: Path
     modules: Path
     packages: Path
     kernel_release: str
@@ -64,6 +71,7 @@ def images_in(directory: Path, digest: str, spec: ImageSpec = SPEC) -> Images:
         service_root=directory / "service.erofs",
         app_manifest=directory / "app.manifest.json.gz",
         service_manifest=directory / "service.manifest.json.gz",
+        app_policy=directory / "app.policy",
         modules=directory / "modules",
         packages=directory / "packages.json",
         kernel_release=spec.kernel_release,
@@ -151,6 +159,7 @@ def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progres
     images = images_in(out, ingredients.digest, spec)
     out.chmod(0o755)
     images.packages.write_text(json.dumps(ingredients.versions, indent=1, sort_keys=True) + "\n")
+    _app_policy(images, work)
     with ThreadPoolExecutor() as pool:
         trees = {
             root.kind: pool.submit(_debian_tree, root, ingredients.versions[root.kind], work, progress)
@@ -165,6 +174,13 @@ def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progres
             root.result()
     progress("initramfs")
     _initramfs(spec, kernel, work / RootKind.SERVICE / "tree", images)
+
+
+def _app_policy(images: Images, work: Path) -> None:
+    source = work / "app.cil"
+    source.write_text(app_policy())
+    secilc = ["secilc", "--mls", "true", "-c", POLICY_VERSION, "-f", "/dev/null", "-o", str(images.app_policy)]
+    run([*secilc, str(source)], log=_log(work, "policy"))
 
 
 def _log(work: Path, name: str) -> Path:
@@ -239,6 +255,7 @@ def _root(root: RootSpec, kernel: _Kernel, tree: Path, images: Images, work: Pat
         shutil.copyfile(module, images.modules / module.name)
     rootfs.add_guest_files(tree, rootfs.guest_sources(GUEST_DIRECTORY, root.guest), kernel.channel)
     if root.kind is RootKind.APP:
+        shutil.copyfile(images.app_policy, tree / APP_POLICY)
         image, manifest = images.app_root, images.app_manifest
     else:
         image, manifest = images.service_root, images.service_manifest

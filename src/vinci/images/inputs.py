@@ -13,6 +13,7 @@ from typing import Any
 from vinci.images import debian
 from vinci.images.run import ImageError
 from vinci.images.spec import EXCLUDED_PATHS, FORMAT, GUEST_FILES, ImageSpec, RootSpec
+from vinci.policy.app_policy import app_policy
 
 APT_LISTS = Path("/var/lib/apt/lists")
 _RESOLVED = ".resolved.json"
@@ -28,9 +29,9 @@ class Ingredients:
 
 
 def own_digest(spec: ImageSpec, guest: Path) -> str:
-    """Hash of what this repository contributes: the specification, the guest's files and this room's code."""
+    """Hash of what this repository contributes: specification, guest files, SELinux policy and this room's code."""
     files = [file_digests(base) for base in (guest, Path(__file__).parent)]
-    return text_digest(FORMAT, asdict(spec), GUEST_FILES, EXCLUDED_PATHS, files)
+    return text_digest(FORMAT, asdict(spec), GUEST_FILES, EXCLUDED_PATHS, app_policy(), files)
 
 
 def text_digest(*values: object) -> str:

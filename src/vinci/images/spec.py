@@ -159,6 +159,9 @@ SPEC = ImageSpec(
     ),
 )
 
+APP_POLICY = "usr/lib/vinci/policy"
+"""Where the APP-VM's image holds its SELinux policy."""
+
 GUEST_FILES = {
     "inittab": "etc/inittab",
     "network": "usr/lib/vinci/network",

@@ -50,11 +50,14 @@ class _Vm:
 class Checker:
     """Answers requests; keeps the memory of the VMs mapped that run."""
 
-    def __init__(self, profile: Profile, certified: Mapping[str, CertifiedFiles]) -> None:
-        """`certified`: the files of the image that each kind of VM runs from."""
+    def __init__(
+        self, profile: Profile, certified: Mapping[str, CertifiedFiles], policies: Mapping[str, bytes]
+    ) -> None:
+        """Of the image that each kind of VM runs from: `certified` files, and the SELinux policy in it, if any."""
         self._profile = profile
         self._hooks = HookTables(profile)
         self._certified = certified
+        self._policies = policies
         self._vms: dict[str, _Vm] = {}
 
     def answer(self, request: Request, ram: int | None) -> Answer:
@@ -94,11 +97,17 @@ class Checker:
         except (Exception, OutOfTimeError) as error:  # whatever a guest can provoke counts against it
             milliseconds = (time.perf_counter() - started) * 1000
             return (CheckResult(Check.PLACE, 0, milliseconds, error=sentence(error)),)
-        if request.policies != vm.subject.policies:
+        if vm.subject.selinux is None or request.policies != vm.subject.policies:
             vm.subject.policies = request.policies
-            policies = [unpacked(policy) for policy in request.policies]
-            vm.subject.selinux = SelinuxWatch(policies) if policies else None
+            vm.subject.selinux = self._watch(request)
         return look(vm.subject, request.registers)
+
+    def _watch(self, request: Request) -> SelinuxWatch | None:
+        """Watches for the policies that the VM was given, else for the one in its image."""
+        policies = [unpacked(policy) for policy in request.policies]
+        if not policies and request.kind in self._policies:
+            policies = [self._policies[request.kind]]
+        return SelinuxWatch(policies) if policies else None
 
 
 def receive(connection: socket.socket) -> tuple[bytes, int | None]:
@@ -149,7 +158,8 @@ def main() -> int:
         CertifiedFiles.of(read_manifest(manifest)) for manifest in (images.app_manifest, images.service_manifest)
     )
     kinds = {VmKind.APP.value: app, VmKind.FS.value: service, VmKind.FW.value: service}
-    checker = Checker(_ready(ensure_profile(images)), kinds)
+    policies = {VmKind.APP.value: images.app_policy.read_bytes()}
+    checker = Checker(_ready(ensure_profile(images)), kinds, policies)
     confine(arguments.empty)
     with (
         socket.socket(fileno=arguments.socket) as connection,

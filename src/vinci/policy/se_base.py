@@ -30,7 +30,7 @@ HOSTS, SUBJECTS, MOUNTS, SHARES, EXEMPT = (
     "vinci_label_exempt",
 )
 
-_GENERIC_FILESYSTEMS = [
+GENERIC_FILESYSTEMS = [
     "anon_inodefs",
     "autofs",
     "bdev",
@@ -82,8 +82,8 @@ def base_policy(levels: int, categories: int, trusted: Iterable[tuple[str, str]]
         trusted: pairs (subjects' attribute, share's type) for which the declaration lifts the label's rules.
     """
     yield from ("(handleunknown deny)", "(mls true)", "(policycap open_perms)", "(policycap extended_socket_class)")
-    yield from _classes()
-    yield from _levels(levels, categories)
+    yield from classes()
+    yield from levels_and_categories(levels, categories)
     yield from _types()
     yield from _own_rights()
     yield from _filesystems()
@@ -95,16 +95,18 @@ def context(user: str, role: str, type_: str, level: str = "low", high: str = "l
     return f"({user} {role} {type_} (({level}) ({high})))".replace("((low) (low))", "(low low)")
 
 
-def _classes() -> Iterator[str]:
-    classes = {**FILE_CLASSES, **OTHER_CLASSES}
-    for name, permissions in classes.items():
+def classes() -> Iterator[str]:
+    """The kernel's security classes and initial SIDs, in its order."""
+    known = {**FILE_CLASSES, **OTHER_CLASSES}
+    for name, permissions in known.items():
         yield f"(class {name} ({' '.join(permissions)}))"
-    yield f"(classorder ({' '.join(classes)}))"
+    yield f"(classorder ({' '.join(known)}))"
     yield from (f"(sid {name})" for name in INITIAL_SIDS)
     yield f"(sidorder ({' '.join(INITIAL_SIDS)}))"
 
 
-def _levels(levels: int, categories: int) -> Iterator[str]:
+def levels_and_categories(levels: int, categories: int) -> Iterator[str]:
+    """Sensitivity levels s0 and up, each with all categories; the lowest is named `low`, the highest `high`."""
     # A policy without any category is not accepted, so c0 always exists.
     count = max(categories, 1)
     span = "c0" if count == 1 else f"range c0 c{count - 1}"
@@ -196,7 +198,7 @@ def _own_rights() -> Iterator[str]:
 
 def _filesystems() -> Iterator[str]:
     guest = context(SYSTEM_USER, "object_r", GUEST_T)
-    yield from (f'(genfscon {name} "/" {guest})' for name in _GENERIC_FILESYSTEMS)
+    yield from (f'(genfscon {name} "/" {guest})' for name in GENERIC_FILESYSTEMS)
     yield from (f"(fsuse task {name} {guest})" for name in ("pipefs", "sockfs"))
     yield f"(fsuse xattr ext4 {context(SYSTEM_USER, 'object_r', DISK_T)})"
     # What is made in a share gets the share's own context, whoever makes it: a file outlives the user who made it.

@@ -18,6 +18,7 @@ import asyncssh
 
 from vinci.images.build import Images
 from vinci.node.channel import Channel, ChannelError, Result
+from vinci.plan.types import VmKind
 from vinci.vmm.domain import BASE_CMDLINE, SELINUX_CMDLINE
 
 BOOT_SECONDS = 120.0
@@ -88,7 +89,7 @@ class Rig:
         *,
         selinux: bool = True,
     ) -> Machine:
-        """Start a VM and wait until its control channel answers; an FS-VM without SELinux starts no service."""
+        """Start a VM and wait until its control channel answers; without SELinux an FS- or APP-VM fails to come up."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         wires = list(wires)
@@ -99,7 +100,7 @@ class Rig:
             "ssh_host_ed25519_key": self.key.export_private_key(),
             **(files or {}),
         }
-        command = self._command(name, kind, wires, memory_mib, disk, selinux and kind == "FS")
+        command = self._command(name, kind, wires, memory_mib, disk, selinux)
         for key, content in given.items():
             path = folder / key
             path.touch(mode=0o600)
@@ -128,7 +129,7 @@ class Rig:
     ) -> list[str]:
         folder = self.folder / name
         root = self.images.app_root if kind == "APP" else self.images.service_root
-        cmdline = f"{BASE_CMDLINE} mitigations=off {SELINUX_CMDLINE if selinux else 'selinux=0'}"
+        cmdline = f"{BASE_CMDLINE} mitigations=off {SELINUX_CMDLINE[VmKind[kind]] if selinux else 'selinux=0'}"
         command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max"]
         command += ["-accel", "tcg,tb-size=64", "-m", str(memory_mib), "-smp", "1", "-name", name]
         command += ["-kernel", str(self.images.kernel), "-initrd", str(self.images.initramfs), "-append", cmdline]
