@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the Modbus gateway costs: reads of a field device through it, and through a plainly forwarded flow, in turns.
+
+    sudo .venv/bin/python bench/modbus.py [ROUNDS]
+
+The utility company of the examples with one more flow, to the same device at another port and without inspection. In
+each round a client in the same VM sends the same requests first one way, then the other; one connection, then four.
+The device is the simulated one of examples/plc.py (pymodbus) and, so that the network shows and not the device, a
+loop that answers without thinking.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/system"))
+from installation import ROOT, Installation
+from modbus_rig import Plant
+
+from vinci.plan.compile import FIRST_GATEWAY
+
+ROUNDS, REQUESTS = 15, 40
+INSPECTED, PLAIN = 502, 503
+PLAIN_FLOW = f"""
+  - from: database
+    to: scada
+    service: tcp/{PLAIN}
+    upward: true
+    trusted: true
+    reason: the same without a gateway, to compare with
+"""
+
+DEVICE = """
+import os, socket, sys
+for port in (502, 503):
+    if os.fork() == 0:
+        listener = socket.create_server(("0.0.0.0", port))
+        while True:
+            client, _ = listener.accept()
+            if os.fork() == 0:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                while request := client.recv(300):
+                    client.sendall(request[:4] + bytes((0, 5)) + request[6:8] + bytes((2, 0, 5)))
+                os._exit(0)
+            client.close()
+"""
+
+CLIENT = """
+import json, os, socket, sys, time
+address, rounds, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+request = bytes.fromhex("000700000006010300050001")
+def connect(port):
+    made = socket.create_connection((address, port), 20)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made.settimeout(20)
+    made.sendall(request)
+    assert len(made.recv(300)) == 11
+    return made
+def one(connection):
+    took = []
+    for _ in range(number):
+        began = time.perf_counter()
+        connection.sendall(request)
+        answer = connection.recv(300)
+        took.append(time.perf_counter() - began)
+        assert len(answer) == 11, answer
+    return took
+def many(connections):
+    began = time.perf_counter()
+    children = []
+    for connection in connections:
+        child = os.fork()
+        if child == 0:
+            one(connection)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    return len(connections) * number / (time.perf_counter() - began)
+ways = {port: [connect(port) for _ in range(4)] for port in (502, 503)}
+found = []
+for count in range(rounds):
+    order = (502, 503) if count % 2 else (503, 502)
+    times = {port: one(ways[port][0]) for port in order}
+    rates = {port: many(ways[port]) for port in order}
+    found.append({port: {"times": times[port], "rate": rates[port]} for port in order})
+print(json.dumps(found))
+"""
+
+
+def infrastructure(folder: Path) -> Path:
+    """The example with a plain flow beside the inspected one, and no bound on requests that matters."""
+    text = (ROOT / "examples" / "utility.yaml").read_text()
+    text = text.replace("rate: 20\n", "rate: 100000\n", 1)
+    text = text.partition("\nexpect:")[0] + "\n"  # one of which is that there is no such flow
+    head, tail = text.split("flows:\n", 1)
+    path = folder / "utility.yaml"
+    path.write_text(f"{head}flows:{PLAIN_FLOW}{tail}")
+    return path
+
+
+def measure(plant: Plant, what: str, rounds: int) -> None:
+    """Print medians and ratios of one device."""
+    found = json.loads(plant.run(CLIENT, plant.address, str(rounds), str(REQUESTS)))
+    latency = {port: [statistics.median(each[str(port)]["times"]) for each in found] for port in (INSPECTED, PLAIN)}
+    single = {port: [REQUESTS / sum(each[str(port)]["times"]) for each in found] for port in (INSPECTED, PLAIN)}
+    four = {port: [each[str(port)]["rate"] for each in found] for port in (INSPECTED, PLAIN)}
+    added = [gateway - plain for gateway, plain in zip(latency[INSPECTED], latency[PLAIN], strict=True)]
+    print(f"{what}:")
+    for name, port in (("plain forwarding", PLAIN), ("gateway", INSPECTED)):
+        rates = f"{statistics.median(single[port]):6.0f} and {statistics.median(four[port]):6.0f} requests/s"
+        print(
+            f"  {name:17} {statistics.median(latency[port]) * 1000:7.2f} ms median, {rates} (one and four connections)"
+        )
+    print(f"  added {statistics.median(added) * 1000:.2f} ms (median of {rounds} rounds, {REQUESTS} requests each way)")
+    for name, rates in (("one connection", single), ("four connections", four)):
+        ratio = statistics.median(g / p for g, p in zip(rates[INSPECTED], rates[PLAIN], strict=True))
+        print(f"  request rate over {name}: {ratio:.2f} of plain forwarding")
+
+
+def main() -> None:
+    """Bring the utility company up, measure with both devices, take it down."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    state = Path(tempfile.mkdtemp(prefix="vinci-b-", dir="/tmp"))
+    state.chmod(0o711)
+    installation = Installation(state, infrastructure(state))
+    try:
+        installation.check("up", "--yes", str(installation.file), seconds=600)
+        print(f"{os.cpu_count()} cores, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.1f}")
+        plant = Plant(installation, "scada-2", "database-1")
+        listens = (
+            f"for i in $(seq 240); do grep -q :{FIRST_GATEWAY:04X} /proc/net/tcp && exit; sleep 0.25; done; exit 1"
+        )
+        assert installation.root("scada-fw", listens).status == 0
+        start = "cat >/run/device.py; nohup python3 /run/device.py >/run/device.log 2>&1 </dev/null & sleep 4"
+        assert installation.vinci("exec", plant.device, "--", "sh", "-c", start, stdin=DEVICE).status == 0
+        measure(plant, "a device that answers at once", rounds)
+        installation.root(plant.device, "for p in $(pidof python3); do kill $p; done; sleep 1")
+        plant.set_up(ports=(INSPECTED, PLAIN))
+        measure(plant, "the simulated device (pymodbus)", rounds)
+    finally:
+        installation.vinci("down")
+        shutil.rmtree(state, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bounds: requests a second, connections at once, records a second. Safe for many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from time import monotonic
+
+from .protocol import Reason
+
+RECORDS_PER_SECOND, RECORDS_BURST = 5, 20
+WHAT_CHARACTERS = 120
+RECORD_PREFIX = "vinci-gw"
+_INFO = "<6>"  # the level, as /dev/kmsg takes it
+
+
+class Budget:
+    """A token bucket: so many a second, and `burst` at once."""
+
+    def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = monotonic) -> None:
+        """Full at the beginning."""
+        self._per_second, self._burst, self._clock = per_second, burst, clock
+        self._tokens, self._then = burst, clock()
+        self._lock = Lock()
+
+    def take(self) -> bool:
+        """Whether one more is within the bounds; if so, it is counted."""
+        with self._lock:
+            now = self._clock()
+            self._tokens = min(self._burst, self._tokens + (now - self._then) * self._per_second)
+            self._then = now
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+class Slots:
+    """Connections at once: of all clients, and of each."""
+
+    def __init__(self, most: int, most_each: int) -> None:
+        """No connections at the beginning."""
+        self._most, self._most_each = most, most_each
+        self._used: dict[str, int] = {}
+        self._lock = Lock()
+
+    def take(self, client: str) -> bool:
+        """Whether a client may have one more connection; if so, it has it until `give_back`."""
+        with self._lock:
+            used = self._used.get(client, 0)
+            if used >= self._most_each or sum(self._used.values()) >= self._most:
+                return False
+            self._used[client] = used + 1
+            return True
+
+    def give_back(self, client: str) -> None:
+        """End a connection that was taken."""
+        with self._lock:
+            self._used[client] -= 1
+            if not self._used[client]:
+                del self._used[client]
+
+
+class Recorder:
+    """Writes a line per refusal, within bounds; how many were not written is told by the next line."""
+
+    def __init__(self, write: Callable[[bytes], object], flow: int, clock: Callable[[], float] = monotonic) -> None:
+        """`write` takes one whole line; `flow` is the flow's place in the file."""
+        self._write, self._flow = write, flow
+        self._budget = Budget(RECORDS_PER_SECOND, RECORDS_BURST, clock)
+        self._lost = 0
+
+    def record(self, reason: Reason, source: str, target: str, what: str) -> None:
+        """Record one refusal. `what` is printable; a record that cannot be written is lost, and nothing else."""
+        if not self._budget.take():
+            self._lost += 1
+            return
+        lost, self._lost = self._lost, 0
+        line = f"{_INFO}{RECORD_PREFIX} {reason} flow={self._flow} source={source} target={target} lost={lost} "
+        try:
+            self._write(f"{line}what={what[:WHAT_CHARACTERS]}\n".encode("ascii", "replace"))
+        except OSError:
+            self._lost += lost + 1

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The relay between real sockets: requests reach the target one by one, and a failure stays in its connection."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+
+import pytest
+
+from vinci.guest.gateway import relay as relays
+from vinci.guest.gateway.bounds import RECORDS_BURST, Budget, Recorder, Slots
+from vinci.guest.gateway.protocol import Reason
+from vinci.guest.gateway.relay import Relay
+from vinci.guest.gateway.settings import Settings, read_settings
+
+READ = bytes.fromhex("000700000006010300050001")
+ANSWER = bytes.fromhex("0007000000050103020005")
+BUSY, NO_ANSWER = bytes.fromhex("000700000003018306"), bytes.fromhex("00070000000301830b")
+WRITE = bytes.fromhex("000700000006010600050063")
+LOCAL = "127.0.0.1"
+
+
+class Device:
+    """A target that answers as told; it keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server((LOCAL, 0))
+        self.answer = ANSWER
+        self.got: list[bytes] = []
+        Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self.listener.getsockname()[1])
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            Thread(target=self._one, args=(client,), daemon=True).start()
+
+    def _one(self, client: socket.socket) -> None:
+        with client, suppress(ConnectionResetError):
+            while request := client.recv(300):
+                self.got.append(request)
+                client.sendall(self.answer)
+
+
+class Bench:
+    """A relay in front of a device, with its records."""
+
+    def __init__(self, device: Device, rate: int = 1000, sources: str = LOCAL) -> None:
+        self.records: list[bytes] = []
+        line = f"20000 modbus flow=3 sources={sources} targets={LOCAL} port={device.port} rate={rate}"
+        settings = read_settings(f"{line} functions=3 units=1 registers=0-9")
+        self.listener = socket.create_server((LOCAL, 0))
+        address = (LOCAL, device.port)
+        relay = Relay(settings, self.records.append, lambda _client: address)
+        Thread(target=self._serve, args=(relay,), daemon=True).start()
+
+    def _serve(self, relay: Relay) -> None:
+        with suppress(OSError):
+            relay.serve(self.listener)
+
+    @contextmanager
+    def client(self) -> Iterator[socket.socket]:
+        with socket.create_connection(self.listener.getsockname()) as client:
+            client.settimeout(10)
+            yield client
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    made = Device()
+    yield made
+    made.listener.close()
+
+
+def test_requests_of_one_connection_reach_the_target_in_turn(device: Device) -> None:
+    bench = Bench(device)
+    with bench.client() as client:
+        for _ in range(3):
+            client.sendall(READ)
+            assert client.recv(300) == ANSWER
+        client.sendall(WRITE)
+        assert client.recv(300) == bytes.fromhex("000700000003018601")
+        client.sendall(READ)
+        assert client.recv(300) == ANSWER
+    assert device.got == [READ] * 4
+    assert len(bench.records) == 1
+    assert bench.records[0].startswith(b"<6>vinci-gw operation-not-declared flow=3 source=127.0.0.1 target=127.0.0.1 ")
+
+
+def test_an_answer_to_something_else_is_not_passed_on(device: Device) -> None:
+    device.answer = bytes.fromhex("0008000000050103020005")
+    bench = Bench(device)
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == NO_ANSWER
+        device.answer = ANSWER
+        client.sendall(READ)
+        assert client.recv(300) == ANSWER
+    assert b"bad-answer" in bench.records[0]
+
+
+def test_a_target_that_is_away_is_told(device: Device) -> None:
+    bench = Bench(device)
+    device.listener.shutdown(socket.SHUT_RDWR)
+    device.listener.close()
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == NO_ANSWER
+    assert b"target-unreachable" in bench.records[0]
+
+
+def test_a_silent_target_is_told(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "ANSWER_SECONDS", 1)
+    device.answer = b""
+    bench = Bench(device)
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == NO_ANSWER
+
+
+def test_more_than_the_rate_is_refused(device: Device) -> None:
+    bench = Bench(device, rate=1)
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == ANSWER
+        client.sendall(READ)
+        assert client.recv(300) == BUSY
+    assert device.got == [READ]
+
+
+def test_a_client_from_elsewhere_is_sent_away(device: Device) -> None:
+    bench = Bench(device, sources="10.0.0.1")
+    with bench.client() as client:
+        assert client.recv(300) == b""
+    assert b"peer-not-declared" in bench.records[0]
+    assert device.got == []
+
+
+def test_a_fault_in_one_connection_leaves_the_others(device: Device) -> None:
+    bench = Bench(device)
+    device.answer = bytes(70_000)
+    with bench.client() as broken, bench.client() as other:
+        broken.sendall(READ)
+        assert broken.recv(300) == NO_ANSWER
+        device.answer = ANSWER
+        other.sendall(READ)
+        assert other.recv(300) == ANSWER
+
+
+def test_connections_are_bounded(device: Device) -> None:
+    bench = Bench(device)
+    held = [socket.create_connection(bench.listener.getsockname()) for _ in range(relays.CONNECTIONS_EACH + 1)]
+    held[-1].settimeout(10)
+    assert held[-1].recv(300) == b""
+    held[0].sendall(READ)
+    assert held[0].recv(300) == ANSWER
+    for each in held:
+        each.close()
+
+
+def test_slots_and_budgets_are_given_back() -> None:
+    slots = Slots(2, 1)
+    assert (slots.take("a"), slots.take("a"), slots.take("b"), slots.take("c")) == (True, False, True, False)
+    slots.give_back("a")
+    assert slots.take("c")
+    now = [0.0]
+    budget = Budget(2, 1, lambda: now[0])
+    assert (budget.take(), budget.take()) == (True, False)
+    now[0] = 0.5
+    assert (budget.take(), budget.take()) == (True, False)
+
+
+def test_a_flood_of_refusals_is_counted_not_written() -> None:
+    lines: list[bytes] = []
+    now = [0.0]
+    recorder = Recorder(lines.append, 0, lambda: now[0])
+    for _ in range(1000):
+        recorder.record(Reason.MALFORMED, "10.0.0.1", "10.0.0.2", "x" * 1000)
+    assert len(lines) == RECORDS_BURST
+    assert max(map(len, lines)) < 300
+    now[0] = 1.0
+    recorder.record(Reason.MALFORMED, "10.0.0.1", "10.0.0.2", "")
+    assert f"lost={1000 - RECORDS_BURST} ".encode() in lines[-1]
+
+
+def test_settings_are_those_of_the_table() -> None:
+    line = (
+        "20001 http flow=2 sources=10.0.0.1 targets=10.0.0.2 port=80 rate=5 methods=GET paths=/a,/b/* max_body_bytes=9"
+    )
+    settings = read_settings(line)
+    assert isinstance(settings, Settings)
+    assert (settings.number, settings.flow, settings.port, settings.rate) == (20_001, 2, 80, 5)
+    with pytest.raises(KeyError):
+        read_settings(line.replace("http", "dnp3"))
