@@ -17,7 +17,7 @@ from random_infrastructures import disagreements, number
 
 import vinci.plan.compile as plan
 import vinci.plan.firewall_rules as firewall
-import vinci.plan.second_opinion as opinion
+import vinci.plan.walk as walk
 import vinci.policy.cil as cil
 from vinci.model.infrastructure import Operation
 from vinci.plan.nft import ACCEPT, match
@@ -79,7 +79,7 @@ def _ports(name: str, wrong: Callable[[Any, Any], Any]) -> Mutant:
             [replace(bridge, ports=tuple(wrong(bridge, port) for port in bridge.ports)) for bridge in bridges]
         )
 
-    return Mutant(f"rules: {name}", opinion, "bridge_ruleset", broken)
+    return Mutant(f"rules: {name}", walk, "bridge_ruleset", broken)
 
 
 def _without(statement: str) -> Callable[[Any], Any]:

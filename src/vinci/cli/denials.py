@@ -21,8 +21,6 @@ from vinci.policy.access import access
 from vinci.policy.explain import Explanation, Ground, explain_access
 
 _AUTHENTICATION = "the A-VM (node's agent), authentication"
-REQUEST_DENIED = "request-denied"
-"""What a gateway's denial is called."""
 
 
 def explain_denial(declaration: Declaration, record: Record) -> Denial:
@@ -36,7 +34,7 @@ def explain_denial(declaration: Declaration, record: Record) -> Denial:
         Event.FILE_DENIED: _file,
         Event.PACKET_DROPPED: explain_packet,
         Event.FLOW_DENIED: explain_crossing,
-        REQUEST_DENIED: explain_request,
+        Event.REQUEST_DENIED: explain_request,
         Event.LOGIN_DENIED: _login,
         Event.LOGIN: _entered,
     }

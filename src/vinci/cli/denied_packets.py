@@ -107,12 +107,12 @@ _CROSSING: Mapping[str, tuple[str, str]] = {
     FlowDenial.INVALID: ("a packet that belongs to no connection does not cross", "open the connection anew"),
     FlowDenial.TO_FIREWALL: ("nobody talks to an FW-VM itself", "address a VM of the other community"),
     FlowDenial.FROM_FIREWALL: ("an FW-VM opens no connections", "nothing: an FW-VM that does was changed"),
-    "too-many-connections": ("a gateway serves so many connections of one client at a time", "close some of them"),
+    FlowDenial.CONNECTIONS: ("a gateway serves so many connections of one client at a time", "close some of them"),
 }
 _CHAINS = {
     FlowDenial.TO_FIREWALL.value: "input",
     FlowDenial.FROM_FIREWALL.value: "output",
-    "too-many-connections": "input",
+    FlowDenial.CONNECTIONS.value: "input",
 }
 """Where it is not `forward`."""
 

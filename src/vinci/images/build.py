@@ -253,7 +253,7 @@ def _root(root: RootSpec, kernel: _Kernel, tree: Path, images: Images, work: Pat
     rootfs.add_extra_modules(tree, kernel.release, extra)
     for module in (*modules, *extra):
         shutil.copyfile(module, images.modules / module.name)
-    rootfs.add_guest_files(tree, rootfs.guest_sources(GUEST_DIRECTORY, root.guest), kernel.channel)
+    rootfs.add_guest_files(tree, rootfs.guest_sources(GUEST_DIRECTORY, root.guest, root.python), kernel.channel)
     if root.kind is RootKind.APP:
         shutil.copyfile(images.app_policy, tree / APP_POLICY)
         image, manifest = images.app_root, images.app_manifest

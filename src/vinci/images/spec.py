@@ -29,6 +29,8 @@ class RootSpec:
     modules: tuple[str, ...]
     guest: tuple[str, ...]
     prune: tuple[str, ...]
+    python: tuple[str, ...] = ()
+    """Packages of Python in `vinci/guest`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,16 @@ _PRUNE = (
     "var/log/*",
 )
 """Removed from every root: it is read-only, nothing is installed into it later, and Debian's init is not used."""
+
+_PYTHON_EXTRAS = tuple(
+    f"usr/lib/python3.11/{name}"
+    for name in (
+        *("asyncio", "concurrent", "ctypes", "curses", "dbm", "distutils", "email", "html", "http", "json"),
+        *("lib-dynload/*", "lib2to3", "logging", "multiprocessing", "pydoc_data", "sqlite3", "test", "tkinter"),
+        *("unittest", "urllib", "wsgiref", "xml", "xmlrpc", "zoneinfo"),
+    )
+)
+"""What the gateways do not use of Python's library: they need the minimal one, and `python3-seccomp` asks for all."""
 
 _SSH_CHANNEL = ("virtio_console", "qemu_fw_cfg")
 
@@ -137,6 +149,8 @@ SPEC = ImageSpec(
                 "nfs-kernel-server",
                 "nftables",
                 "openssh-server",
+                "python3-minimal",
+                "python3-seccomp",
                 "wireguard-tools",
             ),
             modules=(
@@ -145,16 +159,20 @@ SPEC = ImageSpec(
                 "nf_log_syslog",
                 "nf_tables",
                 "nfnetlink_log",
+                "nft_chain_nat",
+                "nft_connlimit",
                 "nft_ct",
                 "nft_limit",
                 "nft_log",
+                "nft_redir",
                 "nft_reject_inet",
                 "nft_reject_ipv4",
                 "tun",
                 "wireguard",
             ),
             guest=("common", "fs", "fw"),
-            prune=(*_PRUNE, "usr/lib/python3*", "usr/bin/python3*", "usr/share/python3"),
+            python=("gateway",),
+            prune=(*_PRUNE, *_PYTHON_EXTRAS),
         ),
     ),
 )

@@ -8,12 +8,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vinci.images.build import Images, find_images
 from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import parse
 from vinci.model.problems import DeclarationError
+from vinci.model.source import Source
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.channel import ChannelError
 from vinci.node.consoles import Consoles
@@ -51,6 +52,7 @@ class InForce:
     version: int
     path: str
     infrastructure: Infrastructure
+    source: Source
     plan: Plan
     node_plan: NodePlan
 
@@ -169,7 +171,7 @@ class Agent:
         node_plan = next((node for node in plan.nodes if node.node == self.paths.node), None)
         if node_plan is None:
             node_plan = NodePlan(self.paths.node, (), (), (), ())
-        return InForce(version, path, infrastructure, plan, node_plan)
+        return InForce(version, path, infrastructure, declaration.source, plan, node_plan)
 
     def _use(self, in_force: InForce) -> None:
         self.in_force = in_force
@@ -200,7 +202,7 @@ class Agent:
                 version = stored.version
             self._stopping = False  # a `down` that failed is overruled
             self._reconciler.restarts.forgive()
-            self._use(InForce(version, path, candidate.infrastructure, candidate.plan, candidate.node_plan))
+            self._use(replace(candidate, version=version))
             await self._end_sessions_without_right()
             return await self.converge(report)
 

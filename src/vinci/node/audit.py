@@ -40,6 +40,7 @@ class Event(StrEnum):
 
     PACKET_DROPPED = "packet-dropped"
     FLOW_DENIED = "flow-denied"
+    REQUEST_DENIED = "request-denied"
     FILE_DENIED = "file-denied"
     LOGIN_DENIED = "login-denied"
     LOGIN = "login"

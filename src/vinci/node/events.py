@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from vinci.guest.gateway.bounds import RECORD_PREFIX as GATEWAY_PREFIX
+from vinci.guest.gateway.protocol import Reason
 from vinci.node.audit import Event, Severity, Value
 from vinci.node.budget import Budget
 from vinci.node.channel import ChannelError
@@ -115,7 +118,7 @@ async def watch_file_server(agent: Agent, server: str) -> None:
 
 
 async def watch_firewall(agent: Agent, firewall: str) -> None:
-    """Record the packets that an FW-VM did not let cross, for ever."""
+    """Record the packets that an FW-VM did not let cross, and the requests that its gateways did not, for ever."""
     await _watch(agent, firewall, "fw-events", _record_firewall_denial)
 
 
@@ -158,6 +161,8 @@ _FIREWALL_FIELDS = {"SRC": "claimed_source", "DST": "claimed_target", "PROTO": "
 
 def _record_firewall_denial(agent: Agent, firewall: str, untrusted_line: str) -> None:
     words = untrusted_line.split()[:64]
+    if len(words) > 1 and words[0] == GATEWAY_PREFIX and words[1] in set(Reason):
+        _record_request(agent, firewall, Reason(words[1]), untrusted_line)
     if len(words) < 2 or words[0] != LOG_PREFIX or words[1] not in set(FlowDenial):
         return
     pairs = dict(word.split("=", 1) for word in words[2:] if "=" in word)
@@ -168,6 +173,45 @@ def _record_firewall_denial(agent: Agent, firewall: str, untrusted_line: str) ->
     message = f"{firewall} let no {service} cross from {vm or fields.get('claimed_source', '?')} to {to}: {words[1]}"
     agent.audit.record(
         Event.FLOW_DENIED, Severity.WARNING, message, vm=vm, firewall=firewall, reason=words[1], **fields
+    )
+
+
+_REQUEST = re.compile(
+    r"[a-z-]+ [a-z-]+ flow=(\d{1,6}) source=([\d.]{1,15}) target=([\d.]{1,15}|-) lost=(\d{1,9}) what=(.{0,200})"
+)
+"""What `vinci.guest.gateway.bounds` writes."""
+
+
+def _record_request(agent: Agent, firewall: str, reason: Reason, untrusted_line: str) -> None:
+    """A request that a gateway did not let through: from whom, why, and the line of the file that says what passes."""
+    untrusted = _REQUEST.match(untrusted_line)
+    if untrusted is None or agent.in_force is None:
+        return
+    number, source, target, lost, what = untrusted.groups()
+    flows = agent.in_force.infrastructure.flows
+    if int(number) >= len(flows) or flows[int(number)].inspection is None:
+        return
+    flow = flows[int(number)]
+    vm = _vm_with(agent.in_force.node_plan, source)
+    line = agent.in_force.source.at(("flows", int(number), "inspection")).line
+    to = _vm_with(agent.in_force.node_plan, target) or target
+    message = (
+        f"{firewall}'s gateway let no request of {vm or source} through to {to}: {reason} ({what or 'no request'})"
+    )
+    agent.audit.record(
+        Event.REQUEST_DENIED,
+        Severity.WARNING,
+        message,
+        vm=vm,
+        firewall=firewall,
+        reason=reason.value,
+        flow=f"{flow.source} -> {flow.to}",
+        flow_number=int(number),
+        line=line,
+        claimed_source=source,
+        claimed_target=target,
+        request=what,
+        lost=int(lost),
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vinci.plan.file_tables import share_table
 from vinci.plan.firewall_rules import firewall_ruleset
-from vinci.plan.types import FileService, NodePlan, Vm, VmKind
+from vinci.plan.gateway_table import gateway_table
+from vinci.plan.types import FileService, Firewall, NodePlan, Vm, VmKind
 
 SECILC_SECONDS = 60
 
@@ -55,7 +56,8 @@ def boot_payload(plan: NodePlan, vm: Vm) -> dict[str, bytes]:
         service = _file_service(plan, vm)
         return {"policy": compile_policy(service.policy_cil), "shares": _shares(service)}
     if vm.kind is VmKind.FW:
-        return {"rules": _rules(plan, vm)}
+        firewall = _firewall(plan, vm)
+        return {"rules": _rules(firewall), "gateways": gateway_table(firewall).encode()}
     return {}
 
 
@@ -68,7 +70,12 @@ def live_payload(plan: NodePlan, vm: Vm) -> Payload:
             ("/usr/lib/vinci/fs-shares", _shares(service)),
         ]
     if vm.kind is VmKind.FW:
-        return [("/usr/lib/vinci/fw-rules", _rules(plan, vm))]
+        firewall = _firewall(plan, vm)
+        # Gateways first: one that lets less through does so before any new rule leads to it.
+        return [
+            ("/usr/lib/vinci/fw-gateways", gateway_table(firewall).encode()),
+            ("/usr/lib/vinci/fw-rules", _rules(firewall)),
+        ]
     return []
 
 
@@ -80,6 +87,9 @@ def _shares(service: FileService) -> bytes:
     return share_table(service.shares, service.members).encode()
 
 
-def _rules(plan: NodePlan, vm: Vm) -> bytes:
-    firewall = next(firewall for firewall in plan.firewalls if firewall.vm == vm.name)
+def _firewall(plan: NodePlan, vm: Vm) -> Firewall:
+    return next(firewall for firewall in plan.firewalls if firewall.vm == vm.name)
+
+
+def _rules(firewall: Firewall) -> bytes:
     return json.dumps(firewall_ruleset(firewall), sort_keys=True).encode()

@@ -85,22 +85,25 @@ SETS: dict[str, tuple[str, ...]] = {
     # ports that reach one another and are too many for a pair each: as source, and as destination
     "mesh_sources": ("devgroup", "ether_addr", "ipv4_addr"),
     "mesh_targets": ("devgroup", "ipv4_addr"),
-    # pairs without the address that a router stands for: it is looked up in `routed`
+    # pairs without the address that a router stands for: it is looked up in `routed` or `reached`
     "to_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
     "from_router": ("devgroup", "devgroup", "ether_addr", "ipv4_addr"),
     "between_routers": ("devgroup", "devgroup", "ether_addr"),
+    # what lies behind a router's port: as source, and as destination
     "routed": ("devgroup", "ipv4_addr"),
+    "reached": ("devgroup", "ipv4_addr"),
     # what each port may claim to be; these decide no frame's fate, only the reason that is recorded
     "macs": ("devgroup", "ether_addr"),
     "addresses": ("devgroup", "ipv4_addr"),
     "arp_claims": ("devgroup", "ether_addr", "ether_addr", "ipv4_addr"),
     "quarantined": ("devgroup",),
 }
+INTERVALS = frozenset({"routed", "reached"})
 
 
 def skeleton() -> list[Command]:
     """Commands that make the empty sets and all rules but the recorders of the ports."""
-    sets = [TABLE.set(name, type_, **({"flags": ["interval"]} if name == "routed" else {}))
+    sets = [TABLE.set(name, type_, **({"flags": ["interval"]} if name in INTERVALS else {}))
             for name, type_ in SETS.items()]  # fmt: skip
     rates = TABLE.set("record_rates", ("devgroup", "mark"), flags=["timeout"], timeout=60, size=65535)
     # A chain has to exist before a rule names it.
@@ -176,7 +179,7 @@ def _routing() -> list[Command]:
     """Frames to and from an FW-VM that stands for other networks."""
     name, rule = "routing", TABLE.rule
     source_behind = in_set(concat(IN, IP_SOURCE), "routed")
-    target_behind = in_set(concat(OUT, IP_TO), "routed")
+    target_behind = in_set(concat(OUT, IP_TO), "reached")
     ports = (IN, OUT, ETHER_SOURCE)
     return [
         TABLE.chain(name),

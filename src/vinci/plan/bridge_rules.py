@@ -239,26 +239,32 @@ def _claims(bridge: Bridge, port: Port) -> Iterator[_Element]:
     yield "addresses", (group, address)
     yield "arp_claims", (group, port.mac, port.mac, address)
     yield "recorders", (group, port.tap)
-    for network in _routed(bridge, port):
+    for network in _outside(bridge, port.routed_networks):
         yield "routed", (group, network)
+    for network in _outside(bridge, _reached(port)):
+        yield "reached", (group, network)
 
 
 def _pair(source: Port, to: Port) -> Iterator[_Element]:
     """What `source` may send to `to`."""
     way = (port_group(source), port_group(to), source.mac)
     yield "pairs", (*way, str(source.address), str(to.address))
-    if to.routed_networks:
+    if _reached(to):
         yield "to_router", (*way, str(source.address))
     if source.routed_networks:
         yield "from_router", (*way, str(to.address))
-    if source.routed_networks and to.routed_networks:
+    if source.routed_networks and _reached(to) and to.tap not in source.unheard_peers:
         yield "between_routers", way
 
 
-def _routed(bridge: Bridge, port: Port) -> list[IPv4Network]:
-    """The networks behind an FW-VM's port, without any address of the bridge itself."""
+def _reached(port: Port) -> tuple[IPv4Network, ...]:
+    return port.routed_networks if port.reached_networks is None else port.reached_networks
+
+
+def _outside(bridge: Bridge, networks: tuple[IPv4Network, ...]) -> list[IPv4Network]:
+    """Networks behind an FW-VM's port, without any address of the bridge itself."""
     outside: list[IPv4Network] = []
-    for network in port.routed_networks:
+    for network in networks:
         if not network.overlaps(bridge.subnet):
             outside.append(network)
         elif bridge.subnet.subnet_of(network) and bridge.subnet != network:

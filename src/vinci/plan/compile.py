@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import (
@@ -42,6 +42,7 @@ from vinci.plan.types import (
     NodePlan,
     Plan,
     PlannedCommunity,
+    PlannedGateway,
     PlannedShare,
     Port,
     Route,
@@ -54,6 +55,8 @@ from vinci.policy.cil import file_policy, own_types, share_context, subject_cont
 
 EVERYWHERE = IPv4Network("0.0.0.0/0")
 SHARE_ROOT = "/srv"
+FIRST_GATEWAY = 20_000
+"""Gateways of an FW-VM are numbered from here: below the ports that its own connections leave from (32768 on)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +285,12 @@ def _flow_rules(context: _Context) -> list[FlowRule]:
         for name in {n for flow in context.infrastructure.flows for n in (flow.source, flow.to)}
     }
     rules = []
-    for flow in context.infrastructure.flows:
+    gateways: defaultdict[str, int] = defaultdict(lambda: FIRST_GATEWAY)
+    for number, flow in enumerate(context.infrastructure.flows):
+        gateway = None
+        if flow.inspection is not None:
+            gateway = PlannedGateway(gateways[flow.to], number, flow.inspection)
+            gateways[flow.to] += 1
         service = resolve_service(context.infrastructure, flow.service)
         rules.append(
             FlowRule(
@@ -295,6 +303,7 @@ def _flow_rules(context: _Context) -> list[FlowRule]:
                 protocol=service.protocol,
                 port=service.port,
                 one_way=flow.direction is Direction.ONE_WAY,
+                gateway=gateway,
             )
         )
     return rules
@@ -322,13 +331,17 @@ def _community_bridges(context: _Context, vms: list[Vm], firewalls: tuple[Firewa
 def _community_ports(cards: list[tuple[Vm, Nic]], peers: Peers, firewall: Firewall) -> tuple[Port, ...]:
     services = tuple(nic.tap for vm, nic in cards if vm.kind is not VmKind.APP)
     apps = tuple(nic.tap for vm, nic in cards if vm.kind is VmKind.APP)
-    others = {rule.to_network for rule in firewall.outbound} | {rule.source_network for rule in firewall.inbound}
+    forwarded = [rule for rule in firewall.inbound if rule.gateway is None]  # a gateway speaks with its own address
+    heard = {rule.to_network for rule in firewall.outbound if not rule.one_way} | {r.source_network for r in forwarded}
+    reached = {rule.to_network for rule in firewall.outbound} | {r.source_network for r in forwarded if not r.one_way}
     ports = []
     for vm, nic in cards:
         is_app = vm.kind is VmKind.APP
         reachable = services if is_app else apps  # FS-VM and FW-VM have nothing to say to each other
-        routed = tuple(sorted(others)) if vm.kind is VmKind.FW else ()
-        ports.append(Port(nic.tap, nic.mac, nic.address, reachable, routed, mesh=is_app and peers is Peers.ALL))
+        port = Port(nic.tap, nic.mac, nic.address, reachable, mesh=is_app and peers is Peers.ALL)
+        if vm.kind is VmKind.FW:
+            port = replace(port, routed_networks=tuple(sorted(heard)), reached_networks=tuple(sorted(reached)))
+        ports.append(port)
     return tuple(ports)
 
 
@@ -337,6 +350,7 @@ def _transit_bridge(context: _Context, firewalls: tuple[Firewall, ...]) -> Bridg
     ports = []
     for firewall in firewalls:
         neighbours = {rule.to for rule in firewall.outbound} | {rule.source for rule in firewall.inbound}
+        heard = {rule.to for rule in firewall.outbound} | {r.source for r in firewall.inbound if not r.one_way}
         ports.append(
             Port(
                 tap=tap_of(firewall.transit_address),
@@ -344,6 +358,7 @@ def _transit_bridge(context: _Context, firewalls: tuple[Firewall, ...]) -> Bridg
                 address=firewall.transit_address,
                 peers=tuple(taps[name] for name in sorted(neighbours, key=context.order.__getitem__)),
                 routed_networks=(firewall.network,),
+                unheard_peers=tuple(taps[name] for name in sorted(neighbours - heard, key=context.order.__getitem__)),
             )
         )
     transit = context.infrastructure.transit

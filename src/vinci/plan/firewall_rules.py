@@ -3,7 +3,8 @@
 
 A flow crosses two FW-VMs, that of its source (`outbound` there) and that of its target (`inbound` there): each
 permits it by its own rules or it stops. A connection is followed by conntrack; a one-way flow is not followed at
-all, so that nothing counts as its answer. Nothing is addressed to the FW-VM itself, which is managed through its
+all, so that nothing counts as its answer. An inspected flow is not forwarded by its target's FW-VM but led to a
+gateway there (`vinci.plan.gateway_rules`). Nothing else is addressed to an FW-VM, which is managed through its
 virtio-serial port. eth0 is the card on the VCN, eth1 the one on the transit network.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from vinci.model.infrastructure import Protocol
+from vinci.plan.gateway_rules import GatewayRules, gateway_rules
 from vinci.plan.nft import (
     ACCEPT,
     COUNT,
@@ -45,6 +47,7 @@ class FlowDenial(StrEnum):
     INVALID = "invalid"
     NOT_DECLARED = "not-declared"
     TO_FIREWALL = "to-firewall"
+    CONNECTIONS = "too-many-connections"
     FROM_FIREWALL = "from-firewall"
 
 
@@ -61,11 +64,13 @@ def firewall_ruleset(firewall: Firewall) -> Ruleset:
     for flow in (*firewall.outbound, *firewall.inbound):
         if flow.one_way and flow.protocol is not Protocol.UDP:
             raise ValueError(f"flow {flow.source} -> {flow.to} port {flow.port}: one-way needs udp")
+    gateways = gateway_rules(TABLE, firewall.inbound, INNER, TRANSIT_SIDE, _deny(FlowDenial.CONNECTIONS))
     return {
         "nftables": [
             *TABLE.fresh(),
             *(command for reason in FlowDenial for command in _denial(reason)),
-            *_own_traffic(),
+            *gateways.redirect,
+            *_own_traffic(gateways),
             *_untracked(firewall),
             *_crossing(firewall),
         ]
@@ -88,17 +93,20 @@ def _deny(reason: FlowDenial) -> Statement:
     return goto(_chain(reason))
 
 
-def _own_traffic() -> list[Command]:
-    """Nobody talks to the FW-VM, and it says nothing but that a packet of a permitted flow could not be delivered."""
+def _own_traffic(gateways: GatewayRules) -> list[Command]:
+    """Nobody talks to the FW-VM but to its gateways. It says what they say, and of a permitted flow's packet that it
+    could not be delivered."""
     related_error = (match(_STATE, "related"), one_of(payload("icmp", "type"), _ICMP_ERRORS))
     rule = TABLE.rule
     return [
         TABLE.base_chain("input", FILTER),
         rule("input", match(meta("iifname"), "lo"), ACCEPT),
+        *gateways.input,
         rule("input", _deny(FlowDenial.TO_FIREWALL)),
         TABLE.base_chain("output", FILTER),
         rule("output", match(meta("oifname"), "lo"), ACCEPT),
         rule("output", *related_error, ACCEPT),
+        *gateways.output,
         rule("output", _deny(FlowDenial.FROM_FIREWALL)),
     ]
 
@@ -137,7 +145,7 @@ def _crossing(firewall: Firewall) -> list[Command]:
         # An error message about a followed connection; no other ICMP crosses.
         rule("forward", match(_STATE, "related"), one_of(payload("icmp", "type"), _ICMP_ERRORS), ACCEPT),
         *(command for flow in firewall.outbound for command in _permit(flow, outward, inward)),
-        *(command for flow in firewall.inbound for command in _permit(flow, inward, outward)),
+        *(command for flow in firewall.inbound if flow.gateway is None for command in _permit(flow, inward, outward)),
         rule("forward", _deny(FlowDenial.NOT_DECLARED)),
     ]
 

@@ -76,6 +76,12 @@ def set_mark(value: int) -> Statement:
     return {"mangle": {"key": meta("mark"), "value": value}}
 
 
+def more_connections_than(number: int, key: Json, name: str) -> Statement:
+    """Goes on only if conntrack has more connections than that with the same `key`; `name` is a dynamic set for it."""
+    count = {"ct count": {"val": number, "inv": True}}
+    return {"set": {"op": "add", "elem": key, "set": f"@{name}", "stmt": [count]}}
+
+
 COUNT: Statement = {"counter": {"packets": 0, "bytes": 0}}
 DROP: Statement = {"drop": None}
 ACCEPT: Statement = {"accept": None}
@@ -105,6 +111,11 @@ class Table:
         """A chain named like its hook, dropping what it does not accept."""
         base = {"type": "filter", "hook": hook, "prio": priority, "policy": "drop"}
         return {"add": {"chain": {**self._where, "name": hook, **base}}}
+
+    def nat_chain(self, name: str, hook: str, priority: int) -> Command:
+        """A base chain that translates addresses and drops nothing."""
+        base = {"type": "nat", "hook": hook, "prio": priority, "policy": "accept"}
+        return {"add": {"chain": {**self._where, "name": name, **base}}}
 
     def rule(self, chain: str, *statements: Statement) -> Command:
         """A rule at the end of a chain."""

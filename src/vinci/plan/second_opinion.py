@@ -8,26 +8,23 @@ place and address of each VM, and the tables of contexts, are taken from the pla
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Address
 from typing import Any
 
 from vinci.model.infrastructure import Direction, Infrastructure, Operation, Protocol
+from vinci.model.inspection import Inspection
 from vinci.model.labels import Lattice, permitted
 from vinci.model.services import resolve_service
-from vinci.plan.bridge_rules import bridge_ruleset
 from vinci.plan.firewall_opinion import check_firewalls
-from vinci.plan.firewall_rules import INNER, TRANSIT_SIDE, firewall_ruleset
-from vinci.plan.types import TRANSIT, FileService, Nic, NodePlan, Plan, Vm, VmKind
-from vinci.policy.expected import Place, expected_operations, expected_reach
+from vinci.plan.gateway_table import gateway_table
+from vinci.plan.types import TRANSIT, FileService, NodePlan, Plan, Vm, VmKind
+from vinci.plan.walk import Arrival, Walk
+from vinci.policy.expected import Place, expected_inspection, expected_operations, expected_reach
 from vinci.policy.readback_files import Context, FilePolicy, Level, ReadbackError, Rights, steps
-from vinci.policy.readback_rules import Packet, RuleSet
+from vinci.policy.readback_gateways import ReadGateway, Way, differences, read_gateways
 
-MAX_HOPS = 4
-"""VCN, transit, VCN, and one to spare."""
 UNDECLARED_PORT = 4711
 """A port that stands for all that no flow names."""
 
@@ -222,7 +219,8 @@ def check_packets(infrastructure: Infrastructure, plan: Plan) -> Iterator[Disagr
 
 def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
     yield from check_firewalls(infrastructure, node)
-    walk = _Walk(node)
+    walk = Walk(node)
+    gateways = {each.vm: read_gateways(gateway_table(each)) for each in node.firewalls}
     declared_services = _services(infrastructure)
     one_way = _one_way(infrastructure)
     for source, card in walk.cards:
@@ -233,14 +231,55 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
                 continue
             for protocol, port in _asked(walk, source, target, declared_services):
                 text = f"{source.name} -> {target.name} at {other.address} {protocol}/{port}"
-                declared = expected_reach(infrastructure, _place(source), _place(target), other.network, protocol, port)
-                found = walk.crosses(source, card, target, other, protocol, port)
-                if found != declared:
+                places = (_place(source), _place(target))
+                declared = expected_reach(infrastructure, *places, other.network, protocol, port)
+                found = walk.crosses(source, target, other, protocol, port)
+                if (found is not None) != declared:
                     yield f"{text}: " + ("is declared and dropped" if declared else "passes and is not declared")
-                if found:
+                if found is not None:
                     diode = (source.community, target.community, protocol, port) in one_way
-                    if walk.answers(source, card, target, other, protocol, port) == diode:
+                    if walk.answers(source, target, other, protocol, port, found) == diode:
                         yield f"{text}: answers {'pass' if diode else 'are dropped'}"
+                    inspection = expected_inspection(infrastructure, *places, protocol, port)
+                    way = Way(card.address, other.address, port)
+                    yield from (f"{text}: {each}" for each in _inspected(inspection, found, way, gateways))
+    yield from _gateways(walk, gateways)
+
+
+def _inspected(
+    inspection: Inspection | None, found: Arrival, way: Way, gateways: Mapping[str, Mapping[int, ReadGateway]]
+) -> Iterator[str]:
+    """What the gateway on the way does otherwise than the flow's inspection says."""
+    if inspection is None or found.gateway is None:
+        if inspection is not None:
+            yield f"passes without its {inspection.gateway} gateway"
+        elif found.gateway is not None:
+            yield "is led to a gateway that is not declared"
+        return
+    firewall, number = found.gateway
+    gateway = gateways[firewall].get(number)
+    if gateway is None:
+        yield f"is led to gateway {number}, which is not in the table"
+    else:
+        yield from differences(gateway, inspection, way)
+
+
+def _gateways(walk: Walk, gateways: Mapping[str, Mapping[int, ReadGateway]]) -> Iterator[str]:
+    """Nobody in an FW-VM opens connections but its gateways, to their targets; nobody gets to a gateway uninvited."""
+    addresses = [nic.address for _vm, nic in walk.cards]
+    for firewall, table in gateways.items():
+        ports = {UNDECLARED_PORT, *(gateway.port for gateway in table.values())}
+        for user in (0, *table):
+            for address in addresses:
+                for port in ports:
+                    declared = user in table and address in table[user].targets and port == table[user].port
+                    if walk.may_open(firewall, user, address, port) != declared:
+                        may = "may not" if declared else "may"
+                        yield f"{firewall}: user {user} {may} connect to {address} tcp/{port}"
+        for number in table:
+            for address in addresses:
+                if walk.is_reached(firewall, address, number):
+                    yield f"{firewall}: {address} reaches gateway {number} without being led there"
 
 
 _Services = Mapping[tuple[str | None, str | None], frozenset[tuple[Protocol, int]]]
@@ -256,7 +295,7 @@ def _services(infrastructure: Infrastructure) -> _Services:
     return found
 
 
-def _asked(walk: _Walk, source: Vm, target: Vm, declared: _Services) -> Iterable[tuple[Protocol, int]]:
+def _asked(walk: Walk, source: Vm, target: Vm, declared: _Services) -> Iterable[tuple[Protocol, int]]:
     """The services to try: those declared, every port that a rule on the way names, and one that nobody named.
 
     Bridges know no ports: what an FS-VM offers, and an FW-VM does not, is left to its own rules.
@@ -283,101 +322,3 @@ def _one_way(infrastructure: Infrastructure) -> frozenset[tuple[str | None, str 
 
 def _place(vm: Vm) -> Place:
     return Place(vm.community, vm.name if vm.kind is VmKind.FS else None, vm.kind is VmKind.FW)
-
-
-class _Walk:
-    """Sends packets from VM to VM of one node, through every rule set on the way."""
-
-    def __init__(self, node: NodePlan) -> None:
-        self.cards = [(vm, nic) for vm in node.vms for nic in vm.nics]
-        self._bridges = RuleSet(json.dumps(bridge_ruleset(node.bridges)))
-        self._firewalls = {each.vm: RuleSet(json.dumps(firewall_ruleset(each))) for each in node.firewalls}
-        self._ports = {each.community: self._firewalls[each.vm].ports() for each in node.firewalls}
-        self._at = {(nic.network, nic.address): (vm, nic) for vm, nic in self.cards}
-
-    def ports(self, community: str | None) -> frozenset[int]:
-        """Every port that the rules of a community's FW-VM name."""
-        return self._ports.get(community or "", frozenset())
-
-    def is_apart(self, source: Vm, target: Vm, other: Nic) -> bool:
-        """True when no routes lead from one VM to another: then no rule of any FW-VM is ever asked."""
-        vm, hops = source, 0
-        while vm is not target:
-            onward = self._next(vm, other.address)
-            hops += 1
-            if onward is None or hops > MAX_HOPS:
-                return True
-            vm = onward[1][0]
-            if vm is not target and vm.kind is not VmKind.FW:
-                return True
-        return False
-
-    def crosses(self, source: Vm, card: Nic, target: Vm, other: Nic, protocol: Protocol, port: int) -> bool:
-        """Whether the first packet to a service arrives."""
-        packet = _packet(card.address, other.address, protocol, 40_000, port, opening=True)
-        return self._arrives(source, card, target, other, packet)
-
-    def answers(self, source: Vm, card: Nic, target: Vm, other: Nic, protocol: Protocol, port: int) -> bool:
-        """Whether the answer to a packet that was let through gets back."""
-        packet = _packet(other.address, card.address, protocol, port, 40_000, opening=False)
-        return self._arrives(target, other, source, card, packet)
-
-    def _arrives(self, source: Vm, card: Nic, target: Vm, other: Nic, packet: dict[str, Any]) -> bool:
-        vm, out = source, card
-        for _hop in range(MAX_HOPS):
-            onward = self._next(vm, other.address)
-            if onward is None:
-                return False
-            out, neighbour = onward
-            if not self._bridges.passes("forward", _framed(packet, out, neighbour[1])):
-                return False
-            vm, entered = neighbour
-            if vm is target:
-                return entered is other
-            if vm.kind is not VmKind.FW:
-                return False
-            left = self._next(vm, other.address)
-            if left is None:
-                return False
-            sides = (_side(entered), _side(left[0]))
-            routed = {**packet, "meta iifname": sides[0], "meta oifname": sides[1], "meta nfproto": "ipv4"}
-            if not self._firewalls[vm.name].passes("forward", routed):
-                return False
-        return False
-
-    def _next(self, vm: Vm, address: IPv4Address) -> tuple[Nic, tuple[Vm, Nic]] | None:
-        """The card that a VM sends from and the neighbour it sends to: the longest route that fits (RFC 1812)."""
-        for nic in vm.nics:
-            if (nic.network, address) in self._at:
-                return nic, self._at[(nic.network, address)]
-        routes = sorted(vm.routes, key=lambda route: route.network.prefixlen, reverse=True)
-        for route in routes:
-            if address in route.network:
-                for nic in vm.nics:
-                    if (nic.network, route.via) in self._at:
-                        return nic, self._at[(nic.network, route.via)]
-        return None
-
-
-def _side(nic: Nic) -> str:
-    return TRANSIT_SIDE if nic.network == TRANSIT else INNER
-
-
-def _packet(
-    source: IPv4Address, target: IPv4Address, protocol: Protocol, source_port: int, port: int, *, opening: bool
-) -> dict[str, Any]:
-    packet: dict[str, Any] = {
-        **{"ip saddr": str(source), "ip daddr": str(target), "meta l4proto": protocol.value},
-        **{f"{protocol} sport": source_port, f"{protocol} dport": port, "th sport": source_port, "th dport": port},
-        "ct state": "new" if opening else "established",
-        "ct direction": "original" if opening else "reply",
-    }
-    if protocol is Protocol.TCP:
-        packet["tcp flags"] = frozenset({"syn"} if opening else {"syn", "ack"})
-    return packet
-
-
-def _framed(packet: dict[str, Any], out: Nic, into: Nic) -> Packet:
-    """The packet as a bridge sees it. A port's device group is its address as a number."""
-    frame = {"ether type": "ip", "ether saddr": out.mac, "ether daddr": into.mac}
-    return {**packet, **frame, "meta iifgroup": int(out.address), "meta oifgroup": int(into.address)}

@@ -8,6 +8,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import AppVmMode, Operation, Protocol, Response, ShareKind
+from vinci.model.inspection import HttpInspection, ModbusInspection
 from vinci.model.labels import PlannedLabel as PlannedLabel
 
 TRANSIT = "transit"
@@ -73,7 +74,8 @@ class Port:
 
     `peers` holds tap names. Ports with `mesh` reach one another besides: what would be a million names for a thousand
     APP-VMs is one flag each. An FW-VM's port has `routed_networks`: frames from it may carry source addresses of these
-    (it forwards), never one that belongs to another port of this bridge.
+    (it forwards), never one that belongs to another port of this bridge. Frames to it may carry target addresses of
+    `reached_networks`, or of the same where that is None. To its `unheard_peers` it forwards nothing.
     """
 
     tap: str
@@ -82,6 +84,8 @@ class Port:
     peers: tuple[str, ...]
     routed_networks: tuple[IPv4Network, ...] = ()
     mesh: bool = False
+    reached_networks: tuple[IPv4Network, ...] | None = None
+    unheard_peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,18 @@ class Bridge:
     network: str
     subnet: IPv4Network
     ports: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGateway:
+    """The gateway of an inspected flow, on the FW-VM of the flow's target.
+
+    `number` is its TCP port there and its UID; `flow` is the flow's place in the file.
+    """
+
+    number: int
+    flow: int
+    inspection: ModbusInspection | HttpInspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +123,7 @@ class FlowRule:
     protocol: Protocol
     port: int
     one_way: bool
+    gateway: PlannedGateway | None = None
 
 
 @dataclass(frozen=True, slots=True)

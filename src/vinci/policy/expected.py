@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vinci.model.infrastructure import Infrastructure, Operation, Peers, Protocol, ShareKind
+from vinci.model.infrastructure import Flow, Infrastructure, Operation, Peers, Protocol, ShareKind
+from vinci.model.inspection import Inspection
 from vinci.model.services import resolve_service
 
 NFS_PORTS = frozenset({2049, 20048})
@@ -57,13 +58,24 @@ def expected_reach(
         return target_community == source.community and served and protocol is Protocol.TCP and port in NFS_PORTS
     if target.community == source.community:
         return infrastructure.communities[source.community].app_vms.peers is Peers.ALL
-    return any(
-        flow.source == source.community
-        and flow.to == target.community
-        and resolve_service(infrastructure, flow.service).protocol is protocol
-        and resolve_service(infrastructure, flow.service).port == port
-        for flow in infrastructure.flows
-    )
+    return _flow(infrastructure, source, target, protocol, port) is not None
+
+
+def expected_inspection(
+    infrastructure: Infrastructure, source: Place, target: Place, protocol: Protocol, port: int
+) -> Inspection | None:
+    """What a gateway on the way from one VM to another has to let through; None where none is declared."""
+    flow = _flow(infrastructure, source, target, protocol, port)
+    return flow.inspection if flow is not None else None
+
+
+def _flow(infrastructure: Infrastructure, source: Place, target: Place, protocol: Protocol, port: int) -> Flow | None:
+    for flow in infrastructure.flows:
+        service = resolve_service(infrastructure, flow.service)
+        between = (flow.source, flow.to) == (source.community, target.community)
+        if between and (service.protocol, service.port) == (protocol, port):
+            return flow
+    return None
 
 
 def _is_served(infrastructure: Infrastructure, server: str, community: str) -> bool:

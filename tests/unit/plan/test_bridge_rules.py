@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 
@@ -45,8 +45,11 @@ def make_port(
 ) -> Port:
     address = IPv4Address(f"10.0.{bridge}.{host}")
     taps = tuple(f"v{int(IPv4Address(f'10.0.{bridge}.{peer}')):08x}" for peer in sorted(peers))
-    networks = tuple(IPv4Network(network) for network in routed)
-    return Port(f"v{int(address):08x}", "02:56:" + address.packed.hex(":"), address, taps, networks, mesh)
+    return Port(f"v{int(address):08x}", "02:56:" + address.packed.hex(":"), address, taps, networks_of(routed), mesh)
+
+
+def networks_of(texts: Iterable[str]) -> tuple[IPv4Network, ...]:
+    return tuple(IPv4Network(text) for text in texts)
 
 
 @st.composite
@@ -59,7 +62,12 @@ def bridges(draw: st.DrawFn) -> tuple[Bridge, ...]:
             # Peers may be one-sided, absent or the port itself: only mutual ones count.
             peers = draw(st.frozensets(st.integers(1, 6)))
             routed = draw(st.lists(st.sampled_from(ROUTED), max_size=2)) if draw(st.booleans()) else []
-            ports.append(make_port(number, host, peers, tuple(routed), mesh=not routed and draw(st.booleans())))
+            port = make_port(number, host, peers, tuple(routed), mesh=not routed and draw(st.booleans()))
+            if routed:
+                reached = draw(st.none() | st.lists(st.sampled_from(ROUTED), max_size=2).map(networks_of))
+                unheard = tuple(draw(st.frozensets(st.sampled_from(port.peers)))) if port.peers else ()
+                port = replace(port, reached_networks=reached, unheard_peers=unheard)
+            ports.append(port)
         made.append(Bridge(f"b{number}", f"n{number}", IPv4Network(f"10.0.{number}.0/24"), tuple(ports)))
     return tuple(made)
 
@@ -128,14 +136,19 @@ def is_legal(frame: dict[str, object], source: Port, to: Port, subnet: IPv4Netwo
         return False
     if frame.get("icmp.type") in ("redirect", "router-advertisement"):
         return False
-    return stands_for(source, str(frame["ip.saddr"]), subnet) and stands_for(to, str(frame["ip.daddr"]), subnet)
+    claimed, meant = str(frame["ip.saddr"]), str(frame["ip.daddr"])
+    routed = claimed != str(source.address) and meant != str(to.address)
+    if routed and to.tap in source.unheard_peers:
+        return False
+    reached = to.routed_networks if to.reached_networks is None else to.reached_networks
+    return stands_for(source, source.routed_networks, claimed, subnet) and stands_for(to, reached, meant, subnet)
 
 
-def stands_for(port: Port, address: str, subnet: IPv4Network) -> bool:
+def stands_for(port: Port, behind: tuple[IPv4Network, ...], address: str, subnet: IPv4Network) -> bool:
     if address == str(port.address):
         return True
     outside = IPv4Address(address) not in subnet
-    return outside and any(IPv4Address(address) in network for network in port.routed_networks)
+    return outside and any(IPv4Address(address) in network for network in behind)
 
 
 @given(bridges(), st.data())

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from libsepol import compile_in_process
 from strategies import infrastructures
 
-from vinci.model.infrastructure import Infrastructure
+from vinci.model.infrastructure import Direction, Infrastructure
 from vinci.model.load import load, parse
 from vinci.node.payload import compile_policy
 from vinci.plan.compile import compile_plan
@@ -178,17 +178,20 @@ def test_bridge_ports_that_are_peers_and_should_not_be_are_noticed() -> None:
 def test_a_diode_with_a_way_back_is_noticed() -> None:
     infrastructure = load(EXAMPLES / "utility.yaml").infrastructure
     plan = compile_plan(infrastructure)
-    firewalls = tuple(
-        replace(
-            each,
-            inbound=tuple(replace(rule, one_way=False) for rule in each.inbound),
-            outbound=tuple(replace(rule, one_way=False) for rule in each.outbound),
-        )
-        for each in plan.nodes[0].firewalls
-    )
-    found = list(check_packets(infrastructure, with_node(plan, firewalls=firewalls)))
-    assert any("udp/5140: answers pass" in each.text for each in found)
-    assert any(each.text.startswith("scada-fw alone: an answer of udp/5140") for each in found)
+    flows = tuple(flow.model_copy(update={"direction": Direction.BOTH}) for flow in infrastructure.flows)
+    both_ways = compile_plan(infrastructure.model_copy(update={"flows": flows})).nodes[0]
+    found = [each.text for each in check_packets(infrastructure, replace(plan, nodes=(both_ways,)))]
+    assert any("udp/5140: answers pass" in text for text in found)
+    assert any(text.startswith("scada-fw alone: an answer of udp/5140") for text in found)
+    # Bridges and FW-VMs close the way back each by itself.
+    for firewalls, bridges in (
+        (both_ways.firewalls, plan.nodes[0].bridges),
+        (plan.nodes[0].firewalls, both_ways.bridges),
+    ):
+        found = [
+            each.text for each in check_packets(infrastructure, with_node(plan, firewalls=firewalls, bridges=bridges))
+        ]
+        assert not any("answers pass" in text for text in found)
 
 
 @pytest.mark.parametrize(
