@@ -112,3 +112,36 @@ def test_a_crashed_file_server_loses_nothing_and_clients_go_on(hospital: Install
     _wait_for_agent(hospital, seconds=180)
     out, err = session.communicate("go\n", timeout=240)
     assert out.split() == ["before", "after"], (out, err)
+
+
+def test_a_change_is_told_as_flows_and_a_new_way_down_is_asked_for(hospital: Installation, tmp_path: Path) -> None:
+    version = hospital.status()["declaration"]["version"]
+    data = yaml.safe_load(hospital.file.read_text())
+    data.pop("expect")
+    data["shares"]["billing"]["access"] = {"doctors": ["append"], "nurses": ["append"], "administration": ["read"]}
+    reason = "nurses write down hours and nothing else"
+    data["shares"]["billing"]["trusted"] = {"communities": ["nurses"], "reason": reason}
+    file = tmp_path / "changed.yaml"
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+
+    planned = hospital.vinci("plan", str(file))
+    assert planned.status == 1
+    assert "+ nurses gains append on billing" in planned.out
+    assert "! information of nurses gets down to share billing" in planned.out
+    assert "change shares, policy and subjects of files" in planned.out
+
+    refused = hospital.vinci("up", str(file))  # its standard input is no terminal
+    assert refused.status == 1
+    assert "! information of nurses gets down to share billing" in refused.err
+    assert "repeat with --yes" in refused.err
+    assert hospital.status()["declaration"]["version"] == version
+    assert hospital.login("sally", "echo x >> /shares/billing/.t").status != 0
+
+    try:
+        hospital.check("up", "--yes", str(file))
+        assert hospital.vinci("plan", str(file)).out.strip() == "nothing to change"
+        back = hospital.vinci("plan", str(hospital.file)).out
+        assert "- nurses loses append on billing" in back
+        assert "!" not in back
+    finally:
+        hospital.check("up", str(hospital.file))  # what only closes ways is not asked about

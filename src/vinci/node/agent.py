@@ -30,6 +30,7 @@ from vinci.node.paths import NodePaths, images_directory
 from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
 from vinci.node.sessions import Logins
 from vinci.plan.compile import compile_plan
+from vinci.plan.narrowing import narrowed
 from vinci.plan.types import NodePlan, Plan, Vm, VmKind
 from vinci.policy.flows import analyse, leak_problems
 from vinci.policy.login import Entrance
@@ -121,6 +122,7 @@ class Agent:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._changing = asyncio.Lock()
+        self._passing = asyncio.Lock()  # while a change reaches the guests, no pass brings the rules before back
         self.is_down = False
         """A `down` succeeded: nothing runs any more, and the process is about to end."""
         self.finished = asyncio.Event()
@@ -184,6 +186,7 @@ class Agent:
 
         Raises:
             DeclarationError: it does not validate, or is not proved; what was in force stays.
+            RulesRefusedError: a guest refused its new rules; what was in force stays, everywhere.
         """
         async with self._changing:
             if self.is_down:
@@ -192,19 +195,40 @@ class Agent:
             images = await asyncio.to_thread(find_images, images_directory())
             self.guests.use(images)
             await self.introspection.use_images(images)
-            stored = self.store.declaration()
-            if stored is None or stored.text != text:
-                version = self.store.accept(path, text, time.time())
-                self.audit.record(
-                    Event.DECLARATION, Severity.NOTICE, f"declaration {path} is in force as version {version}"
-                )
-            else:
-                version = stored.version
-            self._stopping = False  # a `down` that failed is overruled
-            self._reconciler.restarts.forgive()
-            self._use(replace(candidate, version=version))
+            async with self._passing:
+                changed = await self._change_rules(candidate)
+                self._accept(path, text, candidate)
             await self._end_sessions_without_right()
-            return await self.converge(report)
+            outcome = await self.converge(report)
+            outcome.changes[:0] = [f"VM {name} got new rules" for name in changed]
+            return outcome
+
+    async def _change_rules(self, candidate: InForce) -> list[str]:
+        """New rules in the guests that go on: all of them take theirs, or none. The names of those that changed."""
+        if self.in_force is None or self._stopping:
+            return []
+        before, after = self.in_force.infrastructure.labels, candidate.infrastructure.labels
+        levels = max(len(labels.levels) for labels in (before, after))
+        categories = max(len(labels.categories) for labels in (before, after))
+        old, new = self.in_force.plan, candidate.plan
+        between = await asyncio.to_thread(narrowed, old, new, self.paths.node, levels, categories)
+        if between is None:
+            return []
+        return await self._reconciler.change(self.in_force.node_plan, between, candidate.node_plan)
+
+    def _accept(self, path: str, text: bytes, candidate: InForce) -> None:
+        """Put a declaration in force that every guest has taken."""
+        stored = self.store.declaration()
+        if stored is None or stored.text != text:
+            version = self.store.accept(path, text, time.time())
+            self.audit.record(
+                Event.DECLARATION, Severity.NOTICE, f"declaration {path} is in force as version {version}"
+            )
+        else:
+            version = stored.version
+        self._stopping = False  # a `down` that failed is overruled
+        self._reconciler.restarts.forgive()
+        self._use(replace(candidate, version=version))
 
     async def down(self, report: Report) -> Outcome:
         """Stop everything that the node runs. Disks, passwords and keys stay.
@@ -257,10 +281,11 @@ class Agent:
         """Compare and do the difference once."""
         self.store.tidy()
         self.incidents.tidy()
-        if self.in_force is None or self._stopping:
-            return Outcome()
-        in_force = self.in_force
-        outcome = await self._reconciler.converge(in_force.plan.name, in_force.node_plan, self.wanted_vms(), report)
+        async with self._passing:
+            in_force = self.in_force
+            if in_force is None or self._stopping:
+                return Outcome()
+            outcome = await self._reconciler.converge(in_force.plan.name, in_force.node_plan, self.wanted_vms(), report)
         self._watch_vms()
         if self.logins.has_unfinished:
             self.logins.forget_all_but(await self.running())

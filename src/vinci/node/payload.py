@@ -22,6 +22,8 @@ Payload = list[tuple[str, bytes]]
 
 LOAD_POLICY = "/usr/lib/vinci/fs-policy"
 """The guest's command that puts a binary policy in force."""
+SHARES_COMMAND = "/usr/lib/vinci/fs-shares"
+"""The guest's command that makes, labels and exports the trees of shares."""
 
 
 class PolicyError(OSError):
@@ -67,7 +69,7 @@ def live_payload(plan: NodePlan, vm: Vm) -> Payload:
         service = _file_service(plan, vm)
         return [
             (LOAD_POLICY, compile_policy(service.policy_cil)),
-            ("/usr/lib/vinci/fs-shares", _shares(service)),
+            (SHARES_COMMAND, _shares(service)),
         ]
     if vm.kind is VmKind.FW:
         firewall = _firewall(plan, vm)

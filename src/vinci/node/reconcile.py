@@ -22,8 +22,9 @@ from vinci.node.consoles import Consoles
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
-from vinci.node.payload import LOAD_POLICY, Payload, boot_payload, live_payload
+from vinci.node.payload import SHARES_COMMAND, Payload, boot_payload, live_payload
 from vinci.node.restarts import Restarts
+from vinci.node.rule_change import Steps, change_rules, give
 from vinci.plan.types import NodePlan, Vm, VmKind
 from vinci.vmm.domain import Accelerator, domain_xml, machine_digest
 from vinci.vmm.host import RunningVm, VmHost, VmmError, VmState
@@ -132,6 +133,31 @@ class Reconciler:
             started = [vm for vm in wanted if vm.name in kept or vm.name in self._booting]
             await self._configure(plan, started, outcome, report)
             return outcome
+
+    async def change(self, old: NodePlan, between: NodePlan, new: NodePlan) -> list[str]:
+        """Bring the guests that go on from the rules of one plan to those of another; the names of those changed.
+
+        Args:
+            old: what is in force.
+            between: what both plans permit (`vinci.plan.narrowing`).
+            new: what shall be.
+
+        Raises:
+            RulesRefusedError: one guest refused; all have the rules of `old` (again).
+            PolicyError: a policy does not compile; nothing was changed.
+        """
+        async with self._lock:
+            running = await self._in_thread(self._host.list)
+            # What starts just now gets its rules when it answers; all others that go on have to take them.
+            kept = [vm for vm in old.vms if vm in new.vms and vm.name in running and vm.name not in self._booting]
+            payloads = await self._in_thread(lambda: [_steps(vm, old, between, new) for vm in kept])
+            changes = [each for each in payloads if each.before != each.after]
+            for each in changes:
+                self._delivered.pop(each.vm.name, None)
+            await change_rules(self._guests, self._audit, changes)
+            for each in changes:
+                self._delivered[each.vm.name] = _digest(each.after)
+            return [each.vm.name for each in changes]
 
     def _startable(self, missing: list[Vm], outcome: Outcome) -> list[Vm]:
         """Those of the missing VMs that need not wait because they ended soon after their last starts."""
@@ -282,12 +308,7 @@ class Reconciler:
             if vm.name in self._booting:
                 self._delivered[vm.name] = self._booting.pop(vm.name)
             if self._delivered.get(vm.name) != digest:
-                for command, stdin in payload:
-                    if command == LOAD_POLICY:
-                        self._guests.policies.changes(vm.name, stdin)
-                    await self._guests.channel(vm.name).check(command, stdin, seconds=60.0)
-                    if command == LOAD_POLICY:
-                        self._guests.policies.changed(vm.name, stdin)
+                await give(self._guests, vm.name, payload)
                 if vm.name in self._delivered:
                     outcome.changes.append(f"VM {vm.name} got new rules")
                     self._audit.record(Event.RULES_REPLACED, Severity.NOTICE, f"VM {vm.name} got new rules", vm=vm.name)
@@ -338,6 +359,17 @@ class Reconciler:
 
 async def _gather(tasks: Iterable[Awaitable[None]]) -> None:
     await asyncio.gather(*tasks)
+
+
+def _steps(vm: Vm, old: NodePlan, between: NodePlan, new: NodePlan) -> Steps:
+    before, after = live_payload(old, vm), live_payload(new, vm)
+    if before == after:
+        return Steps(vm, before, [], after)
+    # Trees of shares are made and labelled when the new policy is in force.
+    rights, narrow = (
+        [each for each in given if each[0] != SHARES_COMMAND] for given in (before, live_payload(between, vm))
+    )
+    return Steps(vm, before, narrow if narrow != rights else [], after)
 
 
 def _digest(payload: Payload) -> str:
