@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from vinci.cli.client import lines, node_paths
+from vinci.cli.decision import UnexplainedError
 from vinci.cli.declare import File, load_or_fail
-from vinci.cli.denials import explain_denial
-from vinci.cli.denied import NotADenialError
 from vinci.cli.failure import Failure, Status
 from vinci.cli.in_force import declaration_in_force
 from vinci.cli.output import print_json, print_table, run
 from vinci.cli.proof import Proof, leak_lines, proof_json, prove, say, step_json, verdict
+from vinci.cli.records import explain_record
 from vinci.model.load import Declaration
 from vinci.policy.explain import Explanation, Ground, QuestionError, explain_access, explain_connection
 from vinci.policy.flows import Passage, describe, hop_text
@@ -144,12 +144,12 @@ async def _explain(words: list[str], event: int | None, file: Path | None, node:
             extra: dict[str, object] = {}
         else:
             record = await _record(node, event)
-            denial = explain_denial(declaration, record)
+            denial = explain_record(declaration, record)
             explanation = denial.explanation
             extra = {"event": record, "place": denial.place, "rule": denial.rule}
     except QuestionError as error:
         raise Failure(f"{error} ({error.right})", Status.USAGE) from None
-    except NotADenialError as error:
+    except UnexplainedError as error:
         raise Failure(str(error), Status.USAGE) from None
     if as_json:
         print_json({**extra, **_explanation_json(explanation)})

@@ -124,7 +124,7 @@ def test_explain_an_event(agent: Running) -> None:
     assert len(output.splitlines()) < 24, "one screen"
     assert vinci("explain", "--event", denied, "--json")[0] == 0
     status, output = vinci("explain", "--event", started)
-    assert (status, "vm-started" in output) == (Status.USAGE, True)
+    assert (status, "vm-started: it is declared" in output) == (Status.DONE, True)
     status, output = vinci("explain", "--event", 999)
     assert (status, "no record 999" in output) == (Status.USAGE, True)
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from vinci.cli.denials import explain_denial, operation_of
-from vinci.cli.denied import NotADenialError
+from vinci.cli.decision import UnexplainedError
+from vinci.cli.node_records import explained_so
+from vinci.cli.records import explain_record, operation_of
 from vinci.model.infrastructure import Operation
 from vinci.model.load import Declaration, load
+from vinci.node.audit import Event
 from vinci.plan.bridge_filter import DropReason
 from vinci.plan.compile import compile_plan
 from vinci.policy.explain import QuestionError
@@ -45,7 +47,7 @@ def lines(denial: Any) -> set[int]:
 
 
 def test_a_denied_write_names_both_rules_and_the_line(hospital: Declaration) -> None:
-    denial = explain_denial(hospital, denied("prescriptions", "write", SALLY, PRESCRIPTIONS))
+    denial = explain_record(hospital, denied("prescriptions", "write", SALLY, PRESCRIPTIONS))
     assert denial.place == "SELinux on FS-VM files"
     assert "no `allow nurses_t prescriptions_share_t : file { write }`" in denial.rule
     assert "mlsconstrain file { write }`: s1:c0,c1 against s1:c0" in denial.rule
@@ -55,31 +57,31 @@ def test_a_denied_write_names_both_rules_and_the_line(hospital: Declaration) -> 
 
 def test_a_right_withheld_by_the_label_only(hospital: Declaration) -> None:
     subject, target = "anna_u:doctors_r:doctors_t:s1:c0", "vinci_u:object_r:billing_share_t:s2:c0,c2"
-    denial = explain_denial(hospital, denied("billing", "read", subject, target))
+    denial = explain_record(hospital, denied("billing", "read", subject, target))
     assert denial.explanation.question == "doctors:anna read billing"
     assert "mlsconstrain" in denial.rule
 
 
 def test_what_is_permitted_now_is_said_so(hospital: Declaration) -> None:
-    denial = explain_denial(hospital, denied("prescriptions", "read", SALLY, PRESCRIPTIONS))
+    denial = explain_record(hospital, denied("prescriptions", "read", SALLY, PRESCRIPTIONS))
     assert denial.explanation.allowed
     assert "in force then" in denial.rule
 
 
 def test_file_modes_and_append_only(hospital: Declaration) -> None:
     homes = denied("homes-nurses", "", SALLY, "vinci_u:object_r:homes-nurses_share_t:s1:c0,c1", reason="file mode")
-    denial = explain_denial(hospital, homes)
+    denial = explain_record(hospital, homes)
     assert "Unix" in denial.rule
     assert not denial.explanation.allowed
     log = denied("log", "", SALLY, "vinci_u:object_r:log_share_t:s2:c0,c1,c2")
-    denial = explain_denial(hospital, {**log, "reason": "append-only: would change stored bytes"})
+    denial = explain_record(hospital, {**log, "reason": "append-only: would change stored bytes"})
     assert "append-only" in denial.rule
     assert denial.explanation.change == "grant write on share log"
 
 
 def test_root_of_an_app_vm(hospital: Declaration) -> None:
     subject = "vinci_u:nurses_r:nurses_mount_t:s1:c0,c1"
-    denial = explain_denial(hospital, denied("prescriptions", "read", subject, PRESCRIPTIONS, uid=0))
+    denial = explain_record(hospital, denied("prescriptions", "read", subject, PRESCRIPTIONS, uid=0))
     assert "nurses_mount_t" in denial.rule
 
 
@@ -91,10 +93,10 @@ def test_a_request_without_a_subject(hospital: Declaration, uid: int, text: str)
     address = next(str(vm.nics[0].address) for vm in plan.nodes[0].vms if vm.name == "nurses-1")
     reason = "no grant for this address and UID"
     record = {"event": "file-denied", "server": "files", "address": address, "uid": uid, "reason": reason}
-    denial = explain_denial(hospital, record)
+    denial = explain_record(hospital, record)
     assert "table of subjects" in denial.place
     assert text in denial.explanation.grounds[0].text
-    stranger = explain_denial(
+    stranger = explain_record(
         hospital, {**record, "address": "10.9.9.9", "reason": "no grant for this address and UID"}
     )
     assert "no APP-VM" in stranger.explanation.grounds[0].text
@@ -106,7 +108,7 @@ def test_every_reason_of_a_dropped_packet_is_explained(hospital: Declaration, re
     nic = next(vm.nics[0] for vm in plan.nodes[0].vms if vm.name == "doctors-1")
     record = {"event": "packet-dropped", "port": nic.tap, "reason": reason.value, "claimed_source": "10.1.1.1"}
     for target in (None, "10.20.2.10", "10.20.3.10", "10.20.1.77", "not an address", "8.8.8.8"):
-        denial = explain_denial(hospital, {**record, "claimed_target": target})
+        denial = explain_record(hospital, {**record, "claimed_target": target})
         assert denial.rule.startswith(reason.value)
         assert nic.tap in denial.place
         assert str(nic.address) in denial.explanation.grounds[0].text
@@ -121,7 +123,7 @@ def test_a_flow_that_exists_is_named_where_a_packet_was_dropped_beside_it(hospit
         **{"event": "packet-dropped", "port": vms["nurses-1"].nics[0].tap, "reason": "not-a-peer"},
         **{"claimed_target": str(vms["administration-1"].nics[0].address)},
     }
-    denial = explain_denial(hospital, record)
+    denial = explain_record(hospital, record)
     assert "administration sends requests to https (tcp/443) of nurses" in denial.explanation.grounds[-1].text
     assert lines(denial) == {line_of("- from: administration")}
 
@@ -135,18 +137,18 @@ def test_a_flow_that_exists_is_named_where_a_packet_was_dropped_beside_it(hospit
     ],
 )
 def test_denied_logins(hospital: Declaration, user: str, reason: str, line: str) -> None:
-    denial = explain_denial(hospital, {"event": "login-denied", "user": user, "reason": reason})
+    denial = explain_record(hospital, {"event": "login-denied", "user": user, "reason": reason})
     assert denial.rule == reason
     assert lines(denial) == {line_of(line)}
 
 
 def test_other_records(hospital: Declaration) -> None:
-    with pytest.raises(NotADenialError, match="vm-started"):
-        explain_denial(hospital, {"id": 3, "event": "vm-started"})
-    with pytest.raises(NotADenialError, match="lost records"):
-        explain_denial(hospital, {"id": 3, "event": "packet-dropped"})
+    with pytest.raises(UnexplainedError, match="no kind"):
+        explain_record(hospital, {"id": 3, "event": "invented"})
+    with pytest.raises(UnexplainedError, match="lost records"):
+        explain_record(hospital, {"id": 3, "event": "packet-dropped"})
     with pytest.raises(QuestionError):
-        explain_denial(hospital, denied("gone", "read", SALLY, "vinci_u:object_r:gone_share_t:s0"))
+        explain_record(hospital, denied("gone", "read", SALLY, "vinci_u:object_r:gone_share_t:s0"))
 
 
 @pytest.mark.parametrize(
@@ -170,9 +172,48 @@ def test_logins_by_rules_name_the_rule_and_its_line() -> None:
     utility = load(HOSPITAL.with_name("utility.yaml"))
     lines_of = [utility.source.at(("login", number)).line for number in (0, 1)]
     record = {"event": "login", "user": "sally", "community": "software", "vm": "software-1", "login_rule": 2}
-    entered = explain_denial(utility, record)
+    entered = explain_record(utility, record)
     assert entered.allowed
     assert entered.explanation.allowed
     assert "rule 2 of `login`" in entered.rule
     assert lines_of[1] in lines(entered)
-    assert "was asked for" in explain_denial(utility, {**record, "login_rule": None}).rule
+    assert "was asked for" in explain_record(utility, {**record, "login_rule": None}).rule
+
+
+@pytest.mark.parametrize("event", sorted(explained_so()))
+def test_what_the_node_did_is_explained_by_place_rule_and_line(hospital: Declaration, event: Event) -> None:
+    record = {"id": 9, "event": event.value, "message": "it happened", "vm": "nurses-1", "user": "sally", "uid": 1001}
+    decision = explain_record(hospital, record)
+    assert decision.place.startswith("the A-VM")
+    assert decision.rule.startswith(f"{event}: ")
+    assert decision.explanation.grounds[0].text == "it happened"
+    assert any(ground.decides for ground in decision.explanation.grounds)
+    assert line_of("  nurses:") in {each.position.line for each in decision.explanation.grounds if each.position}
+
+
+def test_every_event_of_the_audit_is_explained() -> None:
+    requests = {Event.FILE_DENIED, Event.PACKET_DROPPED, Event.FLOW_DENIED, Event.REQUEST_DENIED}
+    assert explained_so() | requests | {Event.LOGIN, Event.LOGIN_DENIED} == set(Event)
+
+
+def test_a_finding_of_the_sweep_names_the_declared_response() -> None:
+    utility = load(HOSPITAL.with_name("utility.yaml"))
+    record = {
+        **{"id": 5, "event": "vm-compromised", "vm": "scada-2", "response": "quarantine"},
+        **{"message": "VM scada-2 is compromised: kernel text was changed (__x64_sys_kill); response: quarantine"},
+    }
+    decision = explain_record(utility, record)
+    assert not decision.allowed
+    assert "introspection" in decision.place
+    assert "the declared response is quarantine" in decision.rule
+    assert "__x64_sys_kill" in decision.explanation.grounds[0].text
+    (deciding,) = lines(decision)
+    assert deciding == utility.source.at(("communities", "scada", "response")).line
+    assert "vinci release scada-2" in decision.explanation.change
+
+
+@pytest.mark.parametrize("vm", ["files", "nurses-fw", "gone-1"])
+def test_machines_of_all_kinds_are_found_in_the_file(hospital: Declaration, vm: str) -> None:
+    decision = explain_record(hospital, {"id": 5, "event": "vm-quarantined", "vm": vm, "message": "m"})
+    text = decision.explanation.grounds[1].text
+    assert text in {"files is a file server", "nurses-fw is a VM of nurses", "gone-1 is not declared any more"}

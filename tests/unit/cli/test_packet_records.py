@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vinci.cli.denials import explain_denial
-from vinci.cli.denied import Denial, NotADenialError
+from vinci.cli.decision import Decision, UnexplainedError
+from vinci.cli.records import explain_record
 from vinci.model.load import Declaration, load
 from vinci.plan.firewall_rules import FlowDenial
 
@@ -34,16 +34,16 @@ def denied(
     return {"id": 17, "event": "flow-denied", "firewall": "software-fw", "vm": "software-1", "reason": reason, **told}
 
 
-def deciding(denial: Denial) -> set[int]:
+def deciding(denial: Decision) -> set[int]:
     return {each.position.line for each in denial.explanation.grounds if each.position and each.decides}
 
 
-def texts(denial: Denial) -> str:
+def texts(denial: Decision) -> str:
     return "\n".join(each.text for each in denial.explanation.grounds)
 
 
 def test_a_flow_that_nobody_declared_is_told_label_by_label(utility: Declaration) -> None:
-    denial = explain_denial(utility, denied("not-declared", SOFTWARE, SCADA, "502"))
+    denial = explain_record(utility, denied("not-declared", SOFTWARE, SCADA, "502"))
     assert denial.place == "nftables of FW-VM software-fw, forward"
     assert denial.rule.startswith("not-declared: only packets of declared flows")
     assert denial.explanation.question == f"{SOFTWARE} -> {SCADA} tcp/502"
@@ -59,13 +59,13 @@ def test_a_flow_that_nobody_declared_is_told_label_by_label(utility: Declaration
 
 
 def test_a_declared_flow_denied_all_the_same(utility: Declaration) -> None:
-    denial = explain_denial(utility, denied("not-declared", DATABASE, SCADA, "502"))
+    denial = explain_record(utility, denied("not-declared", DATABASE, SCADA, "502"))
     assert "was not then, or the packet opened no connection" in denial.rule
     assert line_of("- from: database") in deciding(denial)
 
 
 def test_an_answer_by_a_diode(utility: Declaration) -> None:
-    denial = explain_denial(utility, denied("not-declared", DATABASE, SCADA, "5140", "UDP"))
+    denial = explain_record(utility, denied("not-declared", DATABASE, SCADA, "5140", "UDP"))
     assert "there is a flow the other way, from scada to database: alarms (udp/5140)" in texts(denial)
 
 
@@ -76,7 +76,7 @@ def test_an_answer_by_a_diode(utility: Declaration) -> None:
 def test_every_reason_is_explained(
     utility: Declaration, reason: FlowDenial, source: str | None, target: str | None, port: str | None, protocol: str
 ) -> None:
-    denial = explain_denial(utility, denied(reason, source, target, port, protocol))
+    denial = explain_record(utility, denied(reason, source, target, port, protocol))
     assert denial.rule.startswith(f"{reason}: ")
     assert "software-fw" in denial.place
     assert not denial.explanation.allowed
@@ -85,13 +85,13 @@ def test_every_reason_is_explained(
 
 
 def test_an_address_of_nobody_in_a_network_names_its_community(utility: Declaration) -> None:
-    denial = explain_denial(utility, denied("spoofed", "10.30.3.77", SCADA, "502"))
+    denial = explain_record(utility, denied("spoofed", "10.30.3.77", SCADA, "502"))
     assert deciding(denial) == {line_of("  database:")}
 
 
 def test_a_reason_that_no_firewall_gives(utility: Declaration) -> None:
-    with pytest.raises(NotADenialError, match="no reason that is known"):
-        explain_denial(utility, denied("whim", SOFTWARE, SCADA, "502"))
+    with pytest.raises(UnexplainedError, match="no reason that is known"):
+        explain_record(utility, denied("whim", SOFTWARE, SCADA, "502"))
 
 
 def request(number: object) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def request(number: object) -> dict[str, Any]:
 
 
 def test_a_request_that_a_gateway_denied_names_what_may_pass(utility: Declaration) -> None:
-    denial = explain_denial(utility, request(0))
+    denial = explain_record(utility, request(0))
     assert denial.place == "the modbus gateway on FW-VM scada-fw"
     assert denial.rule.startswith("function: ")
     assert denial.explanation.question == "database asks scada: write-register 3"
@@ -112,5 +112,5 @@ def test_a_request_that_a_gateway_denied_names_what_may_pass(utility: Declaratio
 
 @pytest.mark.parametrize("number", [1, 99, -1, None, "0"])
 def test_a_gateway_that_is_no_longer_declared(utility: Declaration, number: object) -> None:
-    with pytest.raises(NotADenialError, match="not declared any more"):
-        explain_denial(utility, request(number))
+    with pytest.raises(UnexplainedError, match="not declared any more"):
+        explain_record(utility, request(number))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why a record of the audit was a denial: the rule, the place that enforced it, and the lines of the file it rests on.
+"""What decided about a record of the audit: the rule, the place that enforced it, the lines of the file it rests on.
 
 Pure. The declaration is the one in force now; a record made under an older one may say otherwise, and is told so.
 """
@@ -9,28 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from vinci.cli.denied import Denial, NotADenialError, Record, cards, ground
-from vinci.cli.denied_packets import explain_crossing, explain_packet, explain_request
-from vinci.model.infrastructure import LoginRule, Operation
+from vinci.cli.decision import Decision, Record, UnexplainedError, ground
+from vinci.cli.node_records import explain_happening
+from vinci.cli.packet_records import explain_crossing, explain_packet, explain_request
+from vinci.model.infrastructure import Infrastructure, LoginRule, Operation
 from vinci.model.labels import Lattice
 from vinci.model.load import Declaration
 from vinci.model.problems import ModelPath
 from vinci.node.audit import Event
-from vinci.plan.compile import compile_plan
+from vinci.plan.directory import Directory
 from vinci.policy.access import access
 from vinci.policy.explain import Explanation, Ground, explain_access
 
 _AUTHENTICATION = "the A-VM (node's agent), authentication"
 
 
-def explain_denial(declaration: Declaration, record: Record) -> Denial:
-    """Why the thing that `record` tells of was denied.
+def explain_record(declaration: Declaration, record: Record) -> Decision:
+    """Why the thing that `record` tells of was denied, or permitted, or done.
 
     Raises:
-        NotADenialError: nothing was denied, or nothing is left of what denied it.
+        UnexplainedError: the record is incomplete, or nothing is left of what decided.
         QuestionError: the declaration in force no longer has what the record names.
     """
-    explainers: Mapping[str, Callable[[Declaration, Record], Denial]] = {
+    explainers: Mapping[Event, Callable[[Declaration, Record], Decision]] = {
         Event.FILE_DENIED: _file,
         Event.PACKET_DROPPED: explain_packet,
         Event.FLOW_DENIED: explain_crossing,
@@ -38,11 +39,12 @@ def explain_denial(declaration: Declaration, record: Record) -> Denial:
         Event.LOGIN_DENIED: _login,
         Event.LOGIN: _entered,
     }
-    event = str(record.get("event"))
-    if event not in explainers:
-        kinds = ", ".join(explainers)
-        raise NotADenialError(f"record {record.get('id')} is a {event}: what can be explained is {kinds}")
-    return explainers[event](declaration, record)
+    try:
+        event = Event(str(record.get("event")))
+    except ValueError:
+        raise UnexplainedError(f"record {record.get('id')} is of no kind that this version knows") from None
+    explainer = explainers.get(event)
+    return explain_happening(declaration, record, event) if explainer is None else explainer(declaration, record)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
@@ -54,7 +56,7 @@ _FILE_MODE = "file mode"
 _APPEND_ONLY = "append-only"
 
 
-def _file(declaration: Declaration, record: Record) -> Denial:
+def _file(declaration: Declaration, record: Record) -> Decision:
     server, reason = str(record.get("server", "?")), str(record.get("reason", ""))
     subject = str(record.get("subject", "")).split(":")
     if reason == _UNKNOWN_SUBJECT or len(subject) < 4:
@@ -71,15 +73,17 @@ def _file(declaration: Declaration, record: Record) -> Denial:
             "the declaration gives the right; the file's owner has withheld it (see `ls -l`), or it is another's home"
         )
         place, rule = f"the file on FS-VM {server}", "Unix owner and mode of the file"
-        return Denial(place, rule, _denied_all_the_same(explanation, text, "the owner may change the mode of the file"))
+        return Decision(
+            place, rule, _denied_all_the_same(explanation, text, "the owner may change the mode of the file")
+        )
     if reason.startswith(_APPEND_ONLY):
         place, rule = f"FS-VM {server}, append check (vinci_nfsd)", reason
         text = "who may append may not change what is stored"
-        return Denial(place, rule, _denied_all_the_same(explanation, text, f"grant write on share {share}"))
+        return Decision(place, rule, _denied_all_the_same(explanation, text, f"grant write on share {share}"))
     if explanation.allowed:
         rule = "the policy in force then; the declaration in force now permits it"
-        return Denial(f"SELinux on FS-VM {server}", rule, explanation)
-    return Denial(
+        return Decision(f"SELinux on FS-VM {server}", rule, explanation)
+    return Decision(
         f"SELinux on FS-VM {server}", _selinux_rule(declaration, record, community, user, operation), explanation
     )
 
@@ -122,44 +126,52 @@ def _person(selinux_user: str) -> str:
     return selinux_user.removesuffix("_u").removeprefix("U")
 
 
-def _root(declaration: Declaration, community: str, share: str, server: str) -> Denial:
+def _root(declaration: Declaration, community: str, share: str, server: str) -> Decision:
     text = f"UID 0 of an APP-VM of {community} may mount the community's shares and do nothing else"
     only = ground(declaration, text, ("communities", community))
     question = f"UID 0 of {community} uses share {share}"
     explanation = Explanation(question, False, (only,), "log in as a user of the community")
-    return Denial(
+    return Decision(
         f"SELinux on FS-VM {server}", f"`{community}_mount_t` has `getattr` on shares' roots only", explanation
     )
 
 
-def _unknown_subject(declaration: Declaration, record: Record, server: str) -> Denial:
+def _unknown_subject(declaration: Declaration, record: Record, server: str) -> Decision:
     infrastructure = declaration.infrastructure
     uid, address = record.get("uid"), str(record.get("address", "?"))
-    plan = compile_plan(infrastructure)
-    vm = next((vm for vm, nic in cards(plan) if str(nic.address) == address), None)
-    grounds = []
-    if vm is None or vm.community is None:
-        grounds.append(ground(declaration, f"no APP-VM has the address {address}", ("communities",)))
+    card = Directory(infrastructure).card_at(address)
+    if card is None or card.community is None:
+        only = ground(declaration, f"no APP-VM has the address {address}", ("communities",))
     else:
-        member = next((m for m in plan.members if m.community == vm.community and m.local_uid == uid), None)
+        user = _member(infrastructure, card.community, uid)
+        path: ModelPath = ("communities", card.community)
         if uid == 0:
-            text = f"UID 0 of {vm.name} may mount only while somebody is logged in there"
-            grounds.append(ground(declaration, text, ("communities", vm.community)))
-        elif member is None:
-            text = f"UID {uid} is no user of {vm.community}, whose APP-VM {vm.name} asked"
-            grounds.append(ground(declaration, text, ("communities", vm.community)))
+            text = f"UID 0 of {card.vm} may mount only while somebody is logged in there"
+        elif user is None:
+            text = f"UID {uid} is no user of {card.community}, whose APP-VM {card.vm} asked"
         else:
-            path: ModelPath = ("users", member.user, "communities", vm.community)
-            text = f"UID {uid} is {member.user} there, who was not logged in on {vm.name}"
-            grounds.append(ground(declaration, text, path))
-    explanation = Explanation(f"UID {uid} at {address} uses {server}", False, tuple(grounds), "log in: `vinci login`")
-    return Denial(f"FS-VM {server}, table of subjects", "only users who are logged in now have a subject", explanation)
+            path = ("users", user, "communities", card.community)
+            text = f"UID {uid} is {user} there, who was not logged in on {card.vm}"
+        only = ground(declaration, text, path)
+    explanation = Explanation(f"UID {uid} at {address} uses {server}", False, (only,), "log in: `vinci login`")
+    return Decision(
+        f"FS-VM {server}, table of subjects", "only users who are logged in now have a subject", explanation
+    )
+
+
+def _member(infrastructure: Infrastructure, community: str, uid: object) -> str | None:
+    """The user whom a UID means on APP-VMs of a community."""
+    for name, user in infrastructure.users.items():
+        membership = user.communities.get(community)
+        if membership is not None and (membership.local_uid or user.uid) == uid:
+            return name
+    return None
 
 
 # -- logins ----------------------------------------------------------------------------------------------------------
 
 
-def _login(declaration: Declaration, record: Record) -> Denial:
+def _login(declaration: Declaration, record: Record) -> Decision:
     user, reason = str(record.get("user", "?")), str(record.get("reason", ""))
     declared = declaration.infrastructure.users.get(user)
     change = "set a password: `vinci passwd`"
@@ -179,7 +191,7 @@ def _login(declaration: Declaration, record: Record) -> Denial:
         if wrong_community:
             change = "put the user into the community"
     explanation = Explanation(f"login of {user}", False, tuple(grounds), change)
-    return Denial(_AUTHENTICATION, reason, explanation)
+    return Decision(_AUTHENTICATION, reason, explanation)
 
 
 def _terms(rule: LoginRule) -> str:
@@ -187,7 +199,7 @@ def _terms(rule: LoginRule) -> str:
     return f"{rule.community}{where}" + (f" from {rule.between}" if rule.between else "")
 
 
-def _entered(declaration: Declaration, record: Record) -> Denial:
+def _entered(declaration: Declaration, record: Record) -> Decision:
     """Why somebody was let in: the membership, and the rule that decided."""
     user, community = str(record.get("user", "?")), str(record.get("community", "?"))
     rules, number = declaration.infrastructure.login, record.get("login_rule")
@@ -203,4 +215,4 @@ def _entered(declaration: Declaration, record: Record) -> Denial:
         grounds.append(ground(declaration, terms, ("login", number - 1)))
     question = f"{user} enters {community} on {record.get('vm', '?')}"
     change = f"take {user} out of {community}"
-    return Denial(_AUTHENTICATION, rule, Explanation(question, True, tuple(grounds), change), allowed=True)
+    return Decision(_AUTHENTICATION, rule, Explanation(question, True, tuple(grounds), change), allowed=True)

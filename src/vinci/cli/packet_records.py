@@ -5,19 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address
 
-from vinci.cli.denied import Denial, NotADenialError, Record, cards, ground
+from vinci.cli.decision import Decision, Record, UnexplainedError, ground
+from vinci.model.labels import Lattice
 from vinci.model.load import Declaration
 from vinci.model.problems import ModelPath
-from vinci.model.services import resolve_service
+from vinci.model.services import resolve_service, service_name
 from vinci.plan.bridge_filter import DropReason
-from vinci.plan.compile import compile_plan
+from vinci.plan.directory import Card, Directory
 from vinci.plan.firewall_rules import FlowDenial
-from vinci.plan.types import Plan, PlannedCommunity, Vm, VmKind
+from vinci.plan.types import VmKind
 from vinci.policy.explain import Explanation, Ground, QuestionError, explain_connection
-from vinci.policy.flows import hop_text
-from vinci.policy.graph import HopKind, PlaceKind, flow_graph
 
 # -- bridges ---------------------------------------------------------------------------------------------------------
 
@@ -39,64 +37,74 @@ _RULES: Mapping[DropReason, tuple[str, str]] = {
 _IDENTITY = {DropReason.SPOOFED_MAC, DropReason.SPOOFED_ARP, DropReason.SPOOFED_IP, DropReason.DHCP}
 
 
-def explain_packet(declaration: Declaration, record: Record) -> Denial:
+def explain_packet(declaration: Declaration, record: Record) -> Decision:
     try:
         reason = DropReason(str(record.get("reason")))
     except ValueError:
-        raise NotADenialError(f"record {record.get('id')} tells of lost records, not of one packet") from None
+        raise UnexplainedError(f"record {record.get('id')} tells of lost records, not of one packet") from None
     rule, change = _RULES[reason]
     port, claimed = str(record.get("port", "?")), record.get("claimed_target")
-    plan = compile_plan(declaration.infrastructure)
-    sender = next(((vm, nic) for vm, nic in cards(plan) if nic.tap == port), None)
+    directory = Directory(declaration.infrastructure)
+    sender = directory.card_with(port)
     grounds = []
-    if sender is not None and sender[0].community is not None:
-        vm, nic = sender
-        path: ModelPath = ("communities", str(vm.community), "network")
-        own = f"{vm.name} of {vm.community} has the address {nic.address} and the MAC {nic.mac}"
+    if sender is not None and sender.community is not None:
+        path: ModelPath = ("communities", sender.community, "network")
+        own = f"{sender.vm} of {sender.community} has the address {sender.address} and the MAC {sender.mac}"
         grounds.append(ground(declaration, own, path, reason in _IDENTITY))
         if reason is DropReason.QUARANTINED:
-            path = ("communities", str(vm.community), "response")
+            path = ("communities", sender.community, "response")
             grounds.append(ground(declaration, "the community's declared response", path))
         if reason is DropReason.NOT_A_PEER:
-            grounds += _between(declaration, plan, vm, claimed)
+            grounds += _between(declaration, directory, sender.community, claimed)
     question = f"a frame from {record.get('claimed_source') or port} to {claimed or 'others'} at {port}"
     explanation = Explanation(question, False, tuple(grounds), change)
-    network = sender[1].bridge if sender else "the node"
-    return Denial(f"bridge {network}, port {port}", f"{reason}: {rule}", explanation)
+    network = sender.bridge if sender else "the node"
+    return Decision(f"bridge {network}, port {port}", f"{reason}: {rule}", explanation)
 
 
-def _between(declaration: Declaration, plan: Plan, vm: Vm, claimed: object) -> list[Ground]:
-    """What the file permits between the sender and the one it wanted to reach."""
-    infrastructure, own = declaration.infrastructure, str(vm.community)
-    target = next((other for other, nic in cards(plan) if str(nic.address) == claimed), None)
+def _between(declaration: Declaration, directory: Directory, own: str, claimed: object) -> list[Ground]:
+    """What the file permits between the sender's community and the one it wanted to reach."""
+    infrastructure = declaration.infrastructure
+    target = directory.card_at(claimed)
     if target is None:
-        network = next((c.name for c in plan.communities if _is_in(claimed, c)), None)
-        text = f"{claimed} is no VM's address" + (f", though in the network of {network}" if network else "")
-        return [ground(declaration, text, ("communities", network) if network else None)]
+        return [_nobody(declaration, directory, claimed)]
     if target.community is None:
-        text = f"{target.name} serves {own} only at its own address in the network of {own}"
-        return [ground(declaration, text, ("file_servers", target.name))]
+        text = f"{target.vm} serves {own} only at its own address in the network of {own}"
+        return [ground(declaration, text, ("file_servers", target.vm))]
     if target.community == own:
         peers = infrastructure.communities[own].app_vms.peers
         path: ModelPath = ("communities", own, "app_vms", "peers")
-        return [ground(declaration, f"{target.name} is in the same network, where peers is {peers}", path)]
-    hops = [
-        hop
-        for hop in flow_graph(infrastructure).hops
-        if hop.kind is HopKind.REQUEST and {hop.source.name, hop.target.name} == {own, target.community}
+        return [ground(declaration, f"{target.vm} is in the same network, where peers is {peers}", path)]
+    resolve = Lattice(infrastructure.labels).resolve
+    labels = [
+        ground(declaration, f"{name} has the label {resolve(entry.label).text}", ("communities", name, "label"), False)
+        for name in (own, target.community)
+        for entry in (infrastructure.communities[name],)
     ]
-    if not hops:
-        text = f"no flow is declared between {own} and {target.community}, where {target.name} is"
-        return [ground(declaration, text, ("flows",))]
-    assert all(hop.source.kind is PlaceKind.COMMUNITY for hop in hops)
-    return [ground(declaration, f"declared: {hop_text(infrastructure, hop)}", hop.path) for hop in hops]
+    flows = [
+        (number, flow)
+        for number, flow in enumerate(infrastructure.flows)
+        if {flow.source, flow.to} == {own, target.community}
+    ]
+    if not flows:
+        text = f"no flow is declared between {own} and {target.community}, where {target.vm} is"
+        return [*labels, ground(declaration, text, ("flows",))]
+    declared = [
+        ground(
+            declaration,
+            f"declared: {flow.source} sends requests to "
+            f"{service_name(infrastructure, resolve_service(infrastructure, flow.service))} of {flow.to}",
+            ("flows", number),
+        )
+        for number, flow in flows
+    ]
+    return [*labels, *declared]
 
 
-def _is_in(claimed: object, community: PlannedCommunity) -> bool:
-    try:
-        return IPv4Address(str(claimed)) in community.network
-    except ValueError:
-        return False
+def _nobody(declaration: Declaration, directory: Directory, claimed: object) -> Ground:
+    network = directory.community_at(claimed)
+    text = f"{claimed} is no VM's address" + (f", though in the network of {network}" if network else "")
+    return ground(declaration, text, ("communities", network) if network else None)
 
 
 # -- FW-VMs ----------------------------------------------------------------------------------------------------------
@@ -117,22 +125,22 @@ _CHAINS = {
 """Where it is not `forward`."""
 
 
-def explain_crossing(declaration: Declaration, record: Record) -> Denial:
+def explain_crossing(declaration: Declaration, record: Record) -> Decision:
     """Why an FW-VM let a packet not cross (`flow-denied`).
 
     Raises:
-        NotADenialError: the reason is none that an FW-VM gives.
+        UnexplainedError: the reason is none that an FW-VM gives.
     """
     reason, firewall = str(record.get("reason")), str(record.get("firewall", "?"))
     if reason not in _CROSSING:
-        raise NotADenialError(f"record {record.get('id')} gives no reason that is known: {reason[:64]}")
+        raise UnexplainedError(f"record {record.get('id')} gives no reason that is known: {reason[:64]}")
     rule, change = _CROSSING[reason]
-    plan = compile_plan(declaration.infrastructure)
-    sender, target = (_vm_at(plan, record.get(key)) for key in ("claimed_source", "claimed_target"))
+    directory = Directory(declaration.infrastructure)
+    sender, target = (directory.card_at(record.get(key)) for key in ("claimed_source", "claimed_target"))
     service = f"{str(record.get('protocol', '?')).lower()}/{record.get('target_port', '-')}"
     question = f"{record.get('claimed_source', '?')} -> {record.get('claimed_target', '?')} {service}"
     grounds = [
-        each for key in ("claimed_source", "claimed_target") for each in _end(declaration, plan, record.get(key))
+        each for key in ("claimed_source", "claimed_target") for each in _end(declaration, directory, record.get(key))
     ]
     answer = _declared(declaration, sender, target, service)
     if answer is not None:
@@ -142,10 +150,10 @@ def explain_crossing(declaration: Declaration, record: Record) -> Denial:
     if not any(each.decides for each in grounds):
         grounds.append(Ground(rule, None, True))
     explanation = Explanation(question, False, tuple(grounds), change)
-    return Denial(f"nftables of FW-VM {firewall}, {_CHAINS.get(reason, 'forward')}", f"{reason}: {rule}", explanation)
+    return Decision(f"nftables of FW-VM {firewall}, {_CHAINS.get(reason, 'forward')}", f"{reason}: {rule}", explanation)
 
 
-def _declared(declaration: Declaration, sender: Vm | None, target: Vm | None, service: str) -> Explanation | None:
+def _declared(declaration: Declaration, sender: Card | None, target: Card | None, service: str) -> Explanation | None:
     """What the file says of a connection between two APP-VMs; None where it says nothing."""
     if sender is None or target is None or VmKind.APP is not sender.kind or VmKind.APP is not target.kind:
         return None
@@ -164,37 +172,31 @@ def _why_all_the_same(answer: Explanation, rule: str) -> str:
     return f"{rule}; the flow is declared now: it was not then, or the packet opened no connection"
 
 
-def _end(declaration: Declaration, plan: Plan, claimed: object) -> list[Ground]:
+def _end(declaration: Declaration, directory: Directory, claimed: object) -> list[Ground]:
     """Whose address one end claims."""
-    vm = _vm_at(plan, claimed)
-    if vm is not None and vm.community is not None:
-        path: ModelPath = ("communities", vm.community)
-        return [ground(declaration, f"{claimed} is {vm.name} of {vm.community}", path, decides=False)]
-    network = next((each.name for each in plan.communities if _is_in(claimed, each)), None)
-    if network is not None:
-        text = f"{claimed} is no VM's address, though in the network of {network}"
-        return [ground(declaration, text, ("communities", network))]
-    return [ground(declaration, f"{claimed} is no VM's address", None)] if claimed is not None else []
-
-
-def _vm_at(plan: Plan, claimed: object) -> Vm | None:
-    return next((vm for vm, nic in cards(plan) if str(nic.address) == claimed), None)
+    if claimed is None:
+        return []
+    card = directory.card_at(claimed)
+    if card is None or card.community is None:
+        return [_nobody(declaration, directory, claimed)]
+    text = f"{claimed} is {card.vm} of {card.community}"
+    return [ground(declaration, text, ("communities", card.community), decides=False)]
 
 
 # -- gateways --------------------------------------------------------------------------------------------------------
 
 
-def explain_request(declaration: Declaration, record: Record) -> Denial:
+def explain_request(declaration: Declaration, record: Record) -> Decision:
     """Why a gateway let a request not through (`request-denied`).
 
     Raises:
-        NotADenialError: the declaration in force has no such gateway.
+        UnexplainedError: the declaration in force has no such gateway.
     """
     number, reason = record.get("flow_number"), str(record.get("reason", "?"))
     flows = declaration.infrastructure.flows
     flow = flows[number] if isinstance(number, int) and 0 <= number < len(flows) else None
     if flow is None or flow.inspection is None:
-        raise NotADenialError(f"record {record.get('id')} tells of a gateway that is not declared any more")
+        raise UnexplainedError(f"record {record.get('id')} tells of a gateway that is not declared any more")
     service = resolve_service(declaration.infrastructure, flow.service)
     answer = explain_connection(
         declaration.infrastructure, declaration.source, flow.source, flow.to, f"{service.protocol}/{service.port}"
@@ -205,4 +207,4 @@ def explain_request(declaration: Declaration, record: Record) -> Denial:
     change = "name it under `inspection` of the flow, if it is meant"
     place = f"the {flow.inspection.gateway} gateway on FW-VM {record.get('firewall', '?')}"
     rule = f"{reason}: only requests that the declaration names pass"
-    return Denial(place, rule, Explanation(question, False, grounds, change))
+    return Decision(place, rule, Explanation(question, False, grounds, change))
