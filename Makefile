@@ -6,6 +6,8 @@ VINCI := .venv/bin/vinci
 export VINCI_IMAGES ?= /var/cache/vinci/images
 export VINCI_STATE ?= /var/lib/vinci
 SYSTEM_TESTS ?= tests/system
+# two at a time; a file's tests stay together, for they share what is costly to make
+UNIT_TESTS := $(PYTHON) -m pytest -n 2 --dist loadfile tests/unit
 
 .PHONY: help demo test unit lint system install install-dev packages images clean-state
 
@@ -23,11 +25,11 @@ demo: install images
 	@scripts/what-next
 
 test: install-dev lint
-	$(PYTHON) -m pytest tests/unit
+	$(UNIT_TESTS)
 	$(MAKE) --no-print-directory system
 
 unit: .venv/.dev lint
-	$(PYTHON) -m pytest tests/unit
+	$(UNIT_TESTS)
 
 lint:
 	.venv/bin/ruff check

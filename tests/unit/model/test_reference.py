@@ -19,10 +19,12 @@ from vinci.model.schema import schema
 
 ROOT = Path(__file__).parents[3]
 REFERENCE = ROOT / "docs" / "reference"
+VALIDATOR = jsonschema.Draft202012Validator(schema())
 REMEDY = "run: .venv/bin/python -m vinci.model.reference docs/reference"
 
 
 def test_the_published_schema_is_current() -> None:
+    VALIDATOR.check_schema(schema())
     assert (REFERENCE / SCHEMA).read_text() == schema_text(), REMEDY
 
 
@@ -46,13 +48,13 @@ def test_every_key_is_described(model: type[BaseModel]) -> None:
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_schema_accepts_the_examples(example: Path) -> None:
-    jsonschema.validate(yaml.safe_load(example.read_text()), schema())
+    VALIDATOR.validate(yaml.safe_load(example.read_text()))
 
 
 @given(declarations())
 @settings(max_examples=50)
 def test_the_schema_accepts_what_the_model_accepts(data: dict[str, object]) -> None:
-    jsonschema.validate(json.loads(json.dumps(data)), schema())
+    VALIDATOR.validate(json.loads(json.dumps(data)))
     Infrastructure.model_validate(data)
 
 
@@ -63,4 +65,4 @@ def test_the_schema_refuses_what_the_model_refuses(key: str, value: object) -> N
     data = yaml.safe_load((ROOT / "examples" / "hospital.yaml").read_text())
     data[key] = value
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(data, schema())
+        VALIDATOR.validate(data)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,6 +38,9 @@ def changes(draw: st.DrawFn) -> tuple[Infrastructure, Infrastructure]:
         if random.randint(0, 4) == 0:
             share.pop("trusted", None)
     other["flows"] = [flow for flow in other["flows"] if random.randint(0, 1)]
+    for flow in other["flows"]:
+        if "inspection" in flow and random.randint(0, 1):
+            flow["inspection"]["rate"] = 7
     for user in list(other["users"]):
         if random.randint(0, 4) == 0 and not any(user in g for s in other["shares"].values() for g in s["access"]):
             del other["users"][user]
@@ -51,13 +55,18 @@ def size(*both: Infrastructure) -> tuple[int, int]:
     return max(len(each.labels.levels) for each in both), max(len(each.labels.categories) for each in both)
 
 
+@lru_cache(maxsize=16)
+def opened(cil: str, folder: Path) -> FilePolicy:
+    path = folder / "policy"
+    path.write_bytes(compile_in_process(cil))
+    return FilePolicy(setools.SELinuxPolicy(str(path)))
+
+
 def rights(node: NodePlan, folder: Path) -> set[Right]:
     """What each member may do with each share by the compiled policies: (member, share, class, permission)."""
     found: set[Right] = set()
     for service in node.file_services:
-        path = folder / "policy"
-        path.write_bytes(compile_in_process(service.policy_cil))
-        policy = FilePolicy(setools.SELinuxPolicy(str(path)))
+        policy = opened(service.policy_cil, folder)
         for member in service.members:
             for share in service.shares:
                 try:
@@ -70,11 +79,12 @@ def rights(node: NodePlan, folder: Path) -> set[Right]:
 
 
 def packets(node: NodePlan) -> set[tuple[Any, ...]]:
-    """Each (FW-VM, side, source, target, service) of every flow."""
+    """Each (FW-VM, side, source, target, service, what its gateway lets through) of every flow."""
 
     def of(vm: str, side: str, flow: FlowRule) -> set[tuple[Any, ...]]:
         ends = {(source, to) for source in flow.source_addresses for to in flow.to_addresses}
-        return {(vm, side, *end, flow.protocol, flow.port, flow.one_way) for end in ends}
+        inspection = flow.gateway and flow.gateway.inspection
+        return {(vm, side, *end, flow.protocol, flow.port, flow.one_way, inspection) for end in ends}
 
     return {
         each
