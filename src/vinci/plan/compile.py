@@ -291,6 +291,8 @@ def _flow_rules(context: _Context) -> list[FlowRule]:
         if flow.inspection is not None:
             gateway = PlannedGateway(gateways[flow.to], number, flow.inspection)
             gateways[flow.to] += 1
+        if not (addresses[flow.source] and addresses[flow.to]):
+            continue  # a community without an APP-VM: there is nobody to let through, and rules name somebody
         service = resolve_service(context.infrastructure, flow.service)
         rules.append(
             FlowRule(

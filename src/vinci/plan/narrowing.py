@@ -58,7 +58,7 @@ def _flows(old: Iterable[FlowRule], new: Iterable[FlowRule]) -> tuple[FlowRule, 
     """Flows in both, between the VMs that both name."""
     theirs = {_without_addresses(each): each for each in new}
     both = ((each, theirs.get(_without_addresses(each))) for each in old)
-    return tuple(
+    common = (
         replace(
             each,
             source_addresses=_addresses(each.source_addresses, other.source_addresses),
@@ -67,6 +67,7 @@ def _flows(old: Iterable[FlowRule], new: Iterable[FlowRule]) -> tuple[FlowRule, 
         for each, other in both
         if other is not None
     )
+    return tuple(each for each in common if each.source_addresses and each.to_addresses)
 
 
 def _without_addresses(flow: FlowRule) -> FlowRule:

@@ -229,7 +229,10 @@ class RuleSet:
             members = self._sets[right[1:]]
         else:
             members = _Set()
-            for each in right["set"] if isinstance(right, dict) and "set" in right else [right]:
+            constants = right["set"] if isinstance(right, dict) and "set" in right else [right]
+            if not constants:
+                raise ReadbackError("a comparison with nothing: nftables refuses such rules")
+            for each in constants:
                 members.add((each,), None)
 
         def match(packet: dict[str, Value], _depth: int) -> str:

@@ -179,6 +179,7 @@ class Firewall:
             return self._contains(right[1:], left) == (body["op"] == "==")
         candidates = right["set"] if isinstance(right, dict) and "set" in right else [right]
         assert body["op"] in ("==", "!=")
+        assert candidates, "nftables refuses a comparison with nothing"
         return any(_equal(left, each) for each in candidates) == (body["op"] == "==")
 
     def _contains(self, name: str, value: Any) -> bool:

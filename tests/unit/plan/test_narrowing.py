@@ -107,6 +107,8 @@ def test_nothing_passes_in_between_that_one_of_the_two_forbids(
     before, after, now = (rights(node, folder) for node in (old.nodes[0], new.nodes[0], between))
     assert now <= before & after
     assert packets(between) <= packets(old.nodes[0]) & packets(new.nodes[0])
+    flows = [flow for each in between.firewalls for flow in (*each.outbound, *each.inbound)]
+    assert all(flow.source_addresses and flow.to_addresses for flow in flows), "nftables takes no empty sets"
 
 
 @given(seed=st.integers(0, 1000))

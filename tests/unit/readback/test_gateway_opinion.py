@@ -147,3 +147,16 @@ def test_the_gateways_read_the_table_as_it_is_meant(utility: tuple[Infrastructur
 def test_a_table_that_is_not_understood_is_an_error(line: str) -> None:
     with pytest.raises(ReadbackError):
         read_gateways(line + "\n")
+
+
+@pytest.mark.parametrize("community", ["database", "scada", "software"])
+def test_a_community_without_an_app_vm_makes_no_rules_that_name_nobody(community: str) -> None:
+    declared = load(EXAMPLE).infrastructure
+    data = declared.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    data["communities"][community]["app_vms"] = {"mode": "per-user"}
+    data["users"] = {name: user for name, user in data["users"].items() if community not in user["communities"]}
+    infrastructure = Infrastructure.model_validate(data)
+    plan = compile_plan(infrastructure)
+    flows = [flow for wall in plan.nodes[0].firewalls for flow in (*wall.inbound, *wall.outbound)]
+    assert all(flow.source_addresses and flow.to_addresses for flow in flows)
+    assert list(check_packets(infrastructure, plan)) == []
