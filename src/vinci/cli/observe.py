@@ -15,7 +15,7 @@ from vinci.cli.client import get, lines, node_paths
 from vinci.cli.failure import Failure, Status
 from vinci.cli.junit import junit_xml
 from vinci.cli.output import console, print_json, print_table, run, steps
-from vinci.node.channel import printable
+from vinci.node.printable import printable
 
 Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]

@@ -20,8 +20,8 @@ import aiohttp
 
 from vinci.cli.client import BASE, connected
 from vinci.cli.failure import Failure, Status
+from vinci.node.frames import CHUNK, Stream
 from vinci.node.paths import NodePaths
-from vinci.node.relay import CHUNK, Stream
 
 
 def terminal_of(wanted: bool) -> dict[str, object] | None:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from vinci.node.channel import printable
+from vinci.node.printable import printable
 
 _LOG = logging.getLogger(__name__)
 MAX_TEXT = 1000

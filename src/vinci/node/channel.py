@@ -18,6 +18,8 @@ from typing import Any
 
 import asyncssh
 
+from vinci.node.printable import printable
+
 HANDSHAKE_SECONDS = 20.0
 ATTEMPT_SECONDS = 6.0
 MAX_OUTPUT = 1024 * 1024
@@ -51,11 +53,6 @@ class Result:
         """The last line of standard error, shortened: for messages."""
         lines = self.untrusted_stderr.decode(errors="replace").strip().splitlines()
         return printable(lines[-1])[:300] if lines else ""
-
-
-def printable(untrusted: str) -> str:
-    """The text with control characters replaced, so that a guest cannot write to an administrator's terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in untrusted)
 
 
 class Channel:

@@ -17,12 +17,13 @@ from functools import partial
 from typing import TypeVar
 
 from vinci.node.audit import Audit, Event, Severity
-from vinci.node.channel import ChannelError, printable
+from vinci.node.channel import ChannelError
 from vinci.node.consoles import Consoles
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.node.network import NodeNetwork
 from vinci.node.payload import SHARES_COMMAND, Payload, boot_payload, live_payload
+from vinci.node.printable import printable
 from vinci.node.restarts import Restarts
 from vinci.node.rule_change import Steps, change_rules, give
 from vinci.plan.types import NodePlan, Vm, VmKind

@@ -14,26 +14,17 @@ import select
 import socket as sockets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 import asyncssh
 from aiohttp import WSMsgType, web
 
 from vinci.node.channel import Channel
+from vinci.node.frames import CHUNK, Stream
 
-CHUNK = 32 * 1024
 MAX_COLUMNS = MAX_ROWS = 10_000
 HANG_UP_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 """What a guest gets to end a process whose client went away: a hostile one must not keep the session open."""
-
-
-class Stream(IntEnum):
-    """The first byte of a binary frame."""
-
-    STDIN = 0
-    STDOUT = 1
-    STDERR = 2
 
 
 @dataclass(frozen=True, slots=True)

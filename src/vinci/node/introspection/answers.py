@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vinci.introspect.findings import Check, CheckResult, Finding, Look, Severity, Verdict, verdict_of
 from vinci.introspect.protocol import MAX_FINDINGS, MAX_TEXT
-from vinci.node.channel import printable
+from vinci.node.printable import printable
 
 _Text = Annotated[str, Field(max_length=MAX_TEXT)]
 _Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
