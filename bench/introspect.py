@@ -23,7 +23,7 @@ from typing import TypeVar
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests/system"), str(ROOT / "tests/system/fs_rig")]
 
-from seen_vm import Seen, boot_seen, monitor  # noqa: E402
+from seen_vm import Seen, boot_seen  # noqa: E402
 
 from vinci.images.build import ensure_images  # noqa: E402
 from vinci.images.manifest import read_manifest  # noqa: E402
@@ -38,6 +38,7 @@ from vinci.introspect.profile import (  # noqa: E402
     load_profile,
     profile_directory,
 )
+from vinci.introspect.selinux import SelinuxWatch  # noqa: E402
 
 MODULES = "nfsv4 nfsv3 nfs_layout_flexfiles 8021q af_packet_diag inet_diag"
 BUSY = f"modprobe -a {MODULES}; for i in $(seq 30); do setsid sleep 100000 </dev/null >/dev/null 2>&1 & done"
@@ -51,14 +52,9 @@ def timed(function: Callable[[], Result]) -> tuple[Result, float, float]:
     return result, (time.process_time() - cpu) * 1000, (time.perf_counter() - wall) * 1000
 
 
-def registers(seen: Seen) -> str:
-    (text,) = seen.runner.run(monitor(seen.machine.console.parent / "qmp", "info registers -a"))
-    return text
-
-
 def fresh(seen: Seen) -> Guest:
     """The guest attached to anew; nothing is known of it yet."""
-    return attach(seen.guest.memory, registers(seen), seen.guest.profile)
+    return attach(seen.guest.memory, seen.registers(), seen.guest.profile)
 
 
 def main(rounds: int) -> None:
@@ -73,19 +69,20 @@ def main(rounds: int) -> None:
         rig, seen = boot_seen(runner, images, profile, Path(tempfile.mkdtemp(dir="/dev/shm")), "APP")
         try:
             seen.sh(BUSY)
-            measure(seen, certified, hooks, rounds)
+            watch = SelinuxWatch([images.app_policy.read_bytes()])
+            measure(seen, certified, hooks, watch, rounds)
         finally:
             runner.run(rig.close())
 
 
-def measure(seen: Seen, certified: CertifiedFiles, hooks: HookTables, rounds: int) -> None:
+def measure(seen: Seen, certified: CertifiedFiles, hooks: HookTables, watch: SelinuxWatch, rounds: int) -> None:
     """Attach and look."""
     fresh(seen)  # what is worked out once a process
-    text = registers(seen)
+    text = seen.registers()
     guest, cpu, wall = timed(lambda: attach(seen.guest.memory, text, seen.guest.profile))
     print(f"attach                           {cpu:8.1f} ms CPU {wall:8.1f} ms wall")
-    subject = Subject(guest, certified, hooks)
-    text = registers(seen)
+    subject = Subject(guest, certified, hooks, selinux=watch)
+    text = seen.registers()
     first, cpu, wall = timed(lambda: look(subject, text))
     print(f"first look                       {cpu:8.1f} ms CPU {wall:8.1f} ms wall")
     print(f"{seen.sh('ps ax | wc -l').strip()} processes, {seen.sh('lsmod | wc -l').strip()} modules, {rounds} looks")
@@ -93,7 +90,7 @@ def measure(seen: Seen, certified: CertifiedFiles, hooks: HookTables, rounds: in
     wholes: list[tuple[float, float]] = []
     findings = 0
     for _ in range(rounds):
-        text = registers(seen)
+        text = seen.registers()
         results, cpu, wall = timed(lambda text=text: look(subject, text))  # type: ignore[misc]
         wholes.append((cpu, wall))
         findings += sum(len(row.findings) + bool(row.error) for row in results)

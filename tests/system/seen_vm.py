@@ -52,6 +52,11 @@ class Seen:
         """Run a script as root; its output."""
         return self.run(self.machine.ok(script))
 
+    def registers(self) -> str:
+        """The processors' registers of now, as the agent asks for them."""
+        (text,) = self.runner.run(monitor(self.machine.console.parent / "qmp", "info registers -a"))
+        return text
+
     def poke(self, address: int, content: bytes) -> bytes:
         """Change the guest's memory behind its back; what was there."""
         at = self.guest.physical(address)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Looks at VMs in which nothing is wrong, half of them under load: how many, and each false alarm with what it said.
+
+Boots an APP-VM, an FS-VM (live patch, SELinux policy) and an FW-VM and looks at them in turn, exactly as a sweep does,
+for so many seconds. Each run adds a line for each VM and load to LOG; the lines of all runs of the same code are summed
+up at the end, so that many short runs make a long one. Needs root.
+
+    .venv/bin/python bench/clean_sweeps.py [SECONDS] [LOG]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tests/system"), str(ROOT / "tests/system/fs_rig")]
+
+from fs_rig import scenario  # noqa: E402
+from seen_vm import Seen, boot_seen  # noqa: E402
+
+from vinci.images import inputs  # noqa: E402
+from vinci.images.build import Images, ensure_images  # noqa: E402
+from vinci.images.manifest import read_manifest  # noqa: E402
+from vinci.introspect.certified import CertifiedFiles  # noqa: E402
+from vinci.introspect.findings import Finding, Look, Severity, Verdict, rests_on_registers, verdict_of  # noqa: E402
+from vinci.introspect.hooks import HookTables  # noqa: E402
+from vinci.introspect.look import Subject, look  # noqa: E402
+from vinci.introspect.profile import Profile, ensure_profile  # noqa: E402
+from vinci.introspect.programs import PROGRAMS  # noqa: E402
+from vinci.introspect.selinux import SelinuxWatch  # noqa: E402
+from vinci.node.introspection.sweep import CONFIRMATIONS  # noqa: E402
+from vinci.node.paths import images_directory  # noqa: E402
+from vinci.plan.types import VmKind  # noqa: E402
+
+BLOCK_SECONDS = 10.0
+"""So long is looked under one load, then under the next."""
+MODULES = {VmKind.APP: "af_packet_diag inet_diag 8021q", VmKind.FS: "nft_log nft_limit", VmKind.FW: "nft_log tun"}
+LOADS = {
+    "forks": "while :; do for i in 1 2 3 4 5 6 7 8; do /bin/true & done; wait; done",
+    "modules": "while :; do modprobe -r {modules}; modprobe -a {modules}; done",
+    "page cache": "while :; do find /usr /etc -xdev -type f | head -n 2000 | xargs cat >/dev/null 2>&1; "
+    "echo 3 >/proc/sys/vm/drop_caches; ls -R /usr >/dev/null; done",
+}
+ORDER = ("idle", "forks", "idle", "modules", "idle", "page cache")
+RULES = b'{"nftables": [{"flush": {"ruleset": null}}, {"add": {"table": {"family": "inet", "name": "t"}}}]}'
+
+
+class Watched:
+    """A running VM, and the looks at it."""
+
+    def __init__(self, kind: VmKind, seen: Seen, subject: Subject) -> None:
+        self.kind, self.seen, self.subject = kind, seen, subject
+        self.looks: Counter[str] = Counter()
+        self.alarms: list[str] = []
+
+    def look(self, load: str) -> None:
+        """One look as a sweep makes it, counted under the load."""
+        for _ in range(1 + CONFIRMATIONS):
+            results = look(self.subject, self.seen.registers())
+            seen = Look(self.kind, verdict_of(results), results, 0.0)
+            if not rests_on_registers(seen):
+                break
+        self.looks[load] += 1
+        if seen.verdict is not Verdict.TRUSTED:
+            self.alarms += [f"{self.kind} {load}: {text(f)}" for row in results for f in row.findings if tampered(f)]
+            self.alarms += [f"{self.kind} {load}: {row.check} failed: {row.error}" for row in results if row.error]
+
+    @contextmanager
+    def loaded(self, load: str) -> Iterator[None]:
+        """The load runs in the VM during the block."""
+        if load not in LOADS:
+            yield
+            return
+        script = shlex.quote(LOADS[load].format(modules=MODULES[self.kind]))
+        self.seen.sh(f"setsid sh -c {script} >/dev/null 2>&1 & echo $! >/run/load")
+        try:
+            yield
+        finally:
+            self.seen.sh("kill -KILL -- -$(cat /run/load)")
+
+
+def text(finding: Finding) -> str:
+    """A finding in a line."""
+    return f"{finding.check}: {finding.what} | {finding.where}"
+
+
+def tampered(finding: Finding) -> bool:
+    """Whether it is an alarm."""
+    return finding.severity is Severity.TAMPERED
+
+
+def boot(
+    runner: asyncio.Runner, running: ExitStack, images: Images, profile: Profile, policy: bytes
+) -> Iterator[Watched]:
+    """One VM of each kind, as the agent boots and watches them."""
+    hooks = HookTables(profile)
+    app, service = (CertifiedFiles.of(read_manifest(m)) for m in (images.app_manifest, images.service_manifest))
+    given = {
+        VmKind.APP: (app, {}, images.app_policy.read_bytes()),
+        VmKind.FS: (service, {"policy": policy, "shares": scenario.table()}, policy),
+        VmKind.FW: (service, {"rules": RULES}, None),
+    }
+    for kind, (files, payload, selinux) in given.items():
+        folder = Path(tempfile.mkdtemp(prefix="vinci-clean-", dir="/dev/shm"))
+        disk = folder / "disk"
+        with disk.open("wb") as file:
+            file.truncate(256 << 20)
+        rig, seen = boot_seen(
+            runner, images, profile, folder, kind.name, files=payload, disk=disk if kind is VmKind.FS else None
+        )
+        running.callback(lambda rig=rig: runner.run(rig.close()))
+        seen.sh(f"modprobe -a {MODULES[kind]}")
+        watch = SelinuxWatch([selinux]) if selinux else None
+        yield Watched(kind, seen, Subject(seen.guest, files, hooks, PROGRAMS[kind], watch))
+
+
+def sweep(watched: list[Watched], seconds: float) -> None:
+    """Look at all of them in turn until the time is over; each round of loads is whole."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for load in ORDER:
+            with ExitStack() as loads:
+                for one in watched:
+                    loads.enter_context(one.loaded(load))
+                until = time.monotonic() + BLOCK_SECONDS
+                while time.monotonic() < until:
+                    for one in watched:
+                        one.look(load)
+
+
+def checks_digest() -> str:
+    """Of the code that looks: counts of other checks are not these checks'."""
+    return inputs.text_digest(inputs.file_digests(ROOT / "src/vinci/introspect"))[:12]
+
+
+def main() -> None:
+    """Look, write the log, and print what it says."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
+    log = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.gettempdir()) / "vinci-clean-sweeps.jsonl"
+    images = ensure_images(images_directory())
+    profile, code = ensure_profile(images), checks_digest()
+    with asyncio.Runner() as runner, ExitStack() as running, tempfile.TemporaryDirectory() as folder:
+        watched = list(boot(runner, running, images, profile, scenario.policy(Path(folder))))
+        began = time.process_time()
+        sweep(watched, seconds)
+        used = time.process_time() - began
+    with log.open("a") as file:
+        for one in watched:
+            for load, looks in one.looks.items():
+                said = [alarm for alarm in one.alarms if alarm.startswith(f"{one.kind} {load}:")]
+                line = {"code": code, "kind": one.kind, "load": load, "looks": looks, "alarms": said}
+                file.write(json.dumps(line) + "\n")
+    looked = sum(one.looks.total() for one in watched)
+    print(f"{os.cpu_count()} cores; {looked} looks in this run, {used / looked * 1000:.0f} ms of processor time each")
+    report([line for line in map(json.loads, log.read_text().splitlines()) if line["code"] == code], log)
+
+
+def report(lines: list[dict[str, object]], log: Path) -> None:
+    """What all runs together have seen."""
+    looks: Counter[tuple[str, str]] = Counter()
+    for line in lines:
+        looks[str(line["kind"]), str(line["load"])] += int(str(line["looks"]))
+    alarms = [alarm for line in lines for alarm in line["alarms"]]  # type: ignore[attr-defined]
+    for (kind, load), number in sorted(looks.items()):
+        print(f"  {kind:6} {load:12} {number:6} looks")
+    busy = sum(number for (_, load), number in looks.items() if load != "idle")
+    print(f"{looks.total()} looks in all runs in {log}, {busy} of them under load; {len(alarms)} alarms")
+    for alarm, number in Counter(alarms).most_common():
+        print(f"  {number} times {alarm}")
+
+
+if __name__ == "__main__":
+    main()
