@@ -31,6 +31,7 @@ from vinci.introspect.hooks import HookTables
 from vinci.introspect.look import CHECKS, CPU_SECONDS, OutOfTimeError, Subject, look, processor_time, sentence
 from vinci.introspect.memory import GuestMemory, parse_regions
 from vinci.introspect.profile import Profile, ensure_profile
+from vinci.introspect.programs import PROGRAMS
 from vinci.introspect.protocol import MAX_REQUEST, Answer, Request, unpacked
 from vinci.introspect.registers import parse_registers
 from vinci.introspect.selinux import SelinuxWatch
@@ -93,7 +94,8 @@ class Checker:
             with processor_time(CPU_SECONDS):
                 if vm.subject is None:
                     guest = attach(vm.memory, request.registers, self._profile)
-                    vm.subject = Subject(guest, self._certified[request.kind], self._hooks)
+                    kind = VmKind(request.kind)
+                    vm.subject = Subject(guest, self._certified[kind], self._hooks, PROGRAMS[kind])
         except (Exception, OutOfTimeError) as error:  # whatever a guest can provoke counts against it
             milliseconds = (time.perf_counter() - started) * 1000
             return (CheckResult(Check.PLACE, 0, milliseconds, error=sentence(error)),)

@@ -38,6 +38,8 @@ class Subject:
     """The files of the image that it runs from."""
     hooks: HookTables
     """What the image of its kernel says of hooks."""
+    programs: frozenset[str] | None = None
+    """Paths of the programs that may run; None for every program of the image."""
     selinux: SelinuxWatch | None = None
     """Of a VM that was given a policy."""
     policies: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.EXECUTABLE_PAGES, lambda subject: check_executable_pages(subject.guest)),
     (Check.MODULES, lambda subject: check_modules(subject.guest)),
     (Check.HOOKS, lambda subject: check_hooks(subject.guest, subject.hooks)),
-    (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified)),
+    (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified, subject.programs)),
     (Check.USER_PAGES, lambda subject: check_user_pages(subject.guest, subject.certified)),
     (Check.NETWORK, lambda subject: check_network(subject.guest)),
     (Check.SELINUX, lambda subject: _check_selinux(subject)),
