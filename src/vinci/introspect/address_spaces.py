@@ -9,7 +9,7 @@ import numpy as np
 
 from vinci.introspect.attach import kernel_space
 from vinci.introspect.findings import Check, CheckResult
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest, struct_reader
 from vinci.introspect.memory import PAGE_SIZE, Implausible, Unreadable, Words
 from vinci.introspect.sampling import Sample, check_by_samples
 
@@ -63,7 +63,7 @@ def _processes(guest: Guest) -> Iterator[tuple[int, str]]:
     """Physical address of the top-level table of each process, and the process."""
     layout = guest.layout
     tasks, directory = layout.offset("task_struct", "tasks"), layout.offset("mm_struct", "pgd")
-    reader = StructReader(layout, "task_struct", "tasks.next", "mm", "active_mm")
+    reader = struct_reader(layout, "task_struct", "tasks.next", "mm", "active_mm")
     number, command = layout.offset("task_struct", "pid"), layout.offset("task_struct", "comm")
     first = task = guest.symbol("init_task")
     owners: dict[int, int] = {}

@@ -62,6 +62,11 @@ class Code:
         data = (guest.symbol("_sdata"), guest.symbol("_edata"))
         self._data = (read_only, data, *(module.data for module in self.modules))
 
+    @classmethod
+    def of(cls, guest: Guest) -> Code:
+        """All of it as the guest has it loaded, read once in a look. Raises Unreadable, Implausible."""
+        return guest.shared("code", lambda: cls(guest))
+
     @cached_property
     def _starts(self) -> Words:
         """The link addresses at which the kernel's functions begin."""

@@ -34,7 +34,7 @@ def _sample(guest: Guest) -> Sample:
     pages = mappings(
         guest.memory, guest.space, _KERNEL_HALF[guest.space.levels], 1 << 64, executable_only=True, max_tables=4096
     )
-    guest.learn(pages)
+    guest.learn(pages, guest.symbol("_etext"))
     sample = Sample(examined=int((pages.size // np.uint64(PAGE_SIZE)).sum()))
     if pages.lost:
         what = f"{pages.lost} entries of page tables lead outside memory"

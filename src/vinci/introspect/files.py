@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vinci.introspect.guest import Guest, StructReader, printable
+from vinci.introspect.guest import Guest, printable, struct_reader
 from vinci.introspect.lists import Broken
 
 _MAX_DEPTH = 64
@@ -29,13 +29,13 @@ class FileNames:
     def __init__(self, guest: Guest) -> None:
         layout = guest.layout
         self.guest = guest
-        self._dentry = StructReader(layout, "dentry", "d_parent", "d_name.len", "d_name.name", "d_inode")
-        self._file = StructReader(layout, "file", "f_path.dentry", "f_path.mnt", "f_inode")
+        self._dentry = struct_reader(layout, "dentry", "d_parent", "d_name.len", "d_name.name", "d_inode")
+        self._file = struct_reader(layout, "file", "f_path.dentry", "f_path.mnt", "f_inode")
         self._alias = layout.offset("dentry", "d_u.d_alias")
-        self._inode = StructReader(layout, "inode", "i_sb", "i_dentry.first")
+        self._inode = struct_reader(layout, "inode", "i_sb", "i_dentry.first")
         self._type = layout.offset("super_block", "s_type")
         self._mount = layout.offset("mount", "mnt")
-        self._above = StructReader(layout, "mount", "mnt_parent", "mnt_mountpoint", "mnt.mnt_root")
+        self._above = struct_reader(layout, "mount", "mnt_parent", "mnt_mountpoint", "mnt.mnt_root")
         self._paths: dict[int, str] = {}
         self._systems: dict[int, str] = {}
         self._of_inode: dict[int, GuestFile] = {}

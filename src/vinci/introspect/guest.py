@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from vinci.introspect.symbols import KERNEL_BASE
 
 T = TypeVar("T")
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
+_WORD = struct.Struct("<Q")
 _BULK = 8 * PAGE_SIZE
 """From this size on all pages are copied at once."""
 _LARGE_SHIFT = 21
@@ -73,9 +75,11 @@ class Guest:
     budget: Budget = field(default_factory=Budget)
     verified: dict[str, bytes] = field(default_factory=dict)
     """Digests of what was once explained byte by byte; while they stay the same it need not be explained again."""
-    _tlb: dict[int, int] = field(default_factory=dict)
-    _large: dict[int, int] = field(default_factory=dict)
-    _shared: dict[str, Any] = field(default_factory=dict)
+    _tlb: dict[int, int] = field(default_factory=dict, init=False)
+    _large: dict[int, int] = field(default_factory=dict, init=False)
+    _places: dict[int, int] = field(default_factory=dict, init=False)
+    """Where the RAM file holds a page of virtual memory."""
+    _shared: dict[str, Any] = field(default_factory=dict, init=False)
 
     def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:
         """Begin another look, or with the very same `processors` as the last time another check of the same look.
@@ -87,6 +91,7 @@ class Guest:
             return
         self._tlb.clear()
         self._large.clear()
+        self._places.clear()
         self._shared.clear()
         if processors is not None:
             self.processors = processors
@@ -121,10 +126,14 @@ class Guest:
             known = self._large[page >> _LARGE_SHIFT] = found.physical >> _LARGE_SHIFT << _LARGE_SHIFT
         return known | (page & ((1 << _LARGE_SHIFT) - 1))
 
-    def learn(self, pages: Mappings) -> None:
-        """Take translations over from a listing of this look."""
-        small = pages.size == np.uint64(PAGE_SIZE)
-        self._tlb.update(zip(pages.virtual[small].tolist(), pages.physical[small].tolist(), strict=True))
+    def learn(self, pages: Mappings, start: int = 0) -> None:
+        """Take translations over from a listing of this look, of addresses from `start` on."""
+        small = (pages.size == np.uint64(PAGE_SIZE)) & (pages.virtual >= np.uint64(start))
+        self.learn_pages(zip(pages.virtual[small].tolist(), pages.physical[small].tolist(), strict=True))
+
+    def learn_pages(self, pages: Iterable[tuple[int, int]]) -> None:
+        """Take translations over: virtual and physical address of each page."""
+        self._tlb.update(pages)
 
     def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
         """Physical address and size of each part of a range that lies within one page. Raises Unreadable."""
@@ -139,10 +148,19 @@ class Guest:
         if size < 0:
             raise Unreadable(f"{size} bytes at {address:#x}")
         if (address & (PAGE_SIZE - 1)) + size <= PAGE_SIZE:
-            return self.memory.read(self.physical(address), size)
+            at = self._place(address)
+            return bytes(self.memory.buffer[at : at + size])
         if size >= _BULK:
             return self._many_pages(address, size)
         return b"".join(self.memory.read(at, part) for at, part in self.pieces(address, size))
+
+    def _place(self, address: int) -> int:
+        """Where the RAM file holds an address. Raises Unreadable, OverBudget."""
+        page = address & -PAGE_SIZE
+        known = self._places.get(page)
+        if known is None:
+            known = self._places[page] = self.memory.offset(self.physical(page), PAGE_SIZE)
+        return known + (address & (PAGE_SIZE - 1))
 
     def _many_pages(self, address: int, size: int) -> bytes:
         first = address & -PAGE_SIZE
@@ -154,7 +172,11 @@ class Guest:
 
     def u64(self, address: int) -> int:
         """The 64-bit word at an address; also for a pointer. Raises Unreadable, OverBudget."""
-        return int.from_bytes(self.read(address, 8), "little")
+        if address & (PAGE_SIZE - 1) > PAGE_SIZE - 8:
+            return int.from_bytes(self.read(address, 8), "little")
+        self.budget.spend(8)
+        word: int = _WORD.unpack_from(self.memory.buffer, self._place(address))[0]
+        return word
 
     def u32(self, address: int) -> int:
         """The 32-bit word at an address. Raises Unreadable, OverBudget."""
@@ -225,6 +247,12 @@ class StructReader:
             raise TypeError("not all of the fields are integers")
         raw = guest.read(address + self._start & _MASK, self._span)
         return tuple(code.unpack_from(raw, at)[0] for code, at in self._plain)
+
+
+@lru_cache(maxsize=256)
+def struct_reader(layout: Layout, name: str, *paths: str) -> StructReader:
+    """The reader of these fields, made once."""
+    return StructReader(layout, name, *paths)
 
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}

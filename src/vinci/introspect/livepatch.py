@@ -157,19 +157,17 @@ class Livepatch:
         return handler == guest.symbol("klp_ftrace_handler") and guest.u64(stack) == node and guest.u64(node) == stack
 
     def unused(self, pages: Iterable[int]) -> list[int]:
-        """Which of the pages ftrace made for the module though nothing calls them: a call would not be explained.
+        """Which of the pages ftrace made to the byte though nothing calls them: a call would not be explained.
 
-        One that is called in a moment; or one for kprobes: the module had one while it was loaded, and the page stays.
+        The one for kprobes, which the kernel keeps when a kprobe was set once; or one that is called in a moment.
         """
         file = self.guest.profile.module(OWN_MODULE)
-        if self.own is None or file is None:
-            return []
-        own, known = self.own, replacements(file, self.guest.layout)
+        known = replacements(file, self.guest.layout) if self.own and file else ()
         wanted = self.guest.symbol("kprobe_ftrace_ops")
         made = ("ftrace_regs_caller", "kprobe_ftrace_handler")
         return [
             page
             for page in pages
             if operations_of(self.guest, page, *made) == wanted
-            or any(self._leads(page, own, replacement) for replacement in known)
+            or (self.own and any(self._leads(page, self.own, replacement) for replacement in known))
         ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vinci.introspect.guest import Guest, StructReader, printable
+from vinci.introspect.guest import Guest, printable, struct_reader
 from vinci.introspect.memory import Implausible, Unreadable
 from vinci.introspect.paging import Mappings, mappings
 
@@ -64,8 +64,12 @@ _FIELDS = {
 
 
 def read_module(guest: Guest, address: int) -> LoadedModule:
-    """Read one struct module. Raises Implausible."""
-    reader = StructReader(guest.layout, "module", "name", *_FIELDS.values())
+    """Read one struct module, once in a look. Raises Implausible."""
+    return guest.shared(f"module {address:x}", lambda: _read_module(guest, address))
+
+
+def _read_module(guest: Guest, address: int) -> LoadedModule:
+    reader = struct_reader(guest.layout, "module", "name", *_FIELDS.values())
     name, *values = reader.read(guest, address)
     numbers = dict(zip(_FIELDS, values, strict=True))
     state = numbers.pop("state")
@@ -100,7 +104,7 @@ def in_tree(guest: Guest) -> list[set[int]]:
 
 def _tree(guest: Guest, root: int, offset: int) -> Iterator[int]:
     module = guest.layout.offset("mod_tree_node", "mod") - guest.layout.offset("mod_tree_node", "node") - offset
-    reader = StructReader(guest.layout, "rb_node", "rb_left", "rb_right")
+    reader = struct_reader(guest.layout, "rb_node", "rb_left", "rb_right")
     waiting = [guest.u64(root)]
     visits = 0
     while waiting:

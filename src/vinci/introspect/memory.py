@@ -105,7 +105,13 @@ class GuestMemory:
         """Bytes of RAM."""
         return sum(region.size for region in self.regions)
 
-    def _at(self, physical: int, size: int) -> int:
+    @property
+    def buffer(self) -> memoryview:
+        """The RAM file's content, in place."""
+        return self._buffer
+
+    def offset(self, physical: int, size: int) -> int:
+        """Where `size` bytes from a physical address lie in `buffer`. Raises Unreadable when they are not all RAM."""
         for region in self.regions:
             into = physical - region.physical
             if 0 <= into < region.size and 0 <= size <= region.size - into:
@@ -114,17 +120,17 @@ class GuestMemory:
 
     def read(self, physical: int, size: int) -> bytes:
         """Copy `size` bytes from a physical address. Raises Unreadable when they are not all RAM."""
-        at = self._at(physical, size)
+        at = self.offset(physical, size)
         return bytes(self._buffer[at : at + size])
 
     def u64(self, physical: int) -> int:
         """The little-endian word at a physical address. Raises Unreadable."""
-        at = self._at(physical, 8)
+        at = self.offset(physical, 8)
         return int(struct.unpack_from("<Q", self._buffer, at)[0])
 
     def view(self, physical: int, size: int) -> Bytes:
         """The bytes in place: what the guest writes shows through. Raises Unreadable."""
-        at = self._at(physical, size)
+        at = self.offset(physical, size)
         return self.bytes[at : at + size]
 
     def frames_of(self, physical: Words) -> npt.NDArray[np.int64]:

@@ -14,6 +14,7 @@ from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import LoadedModule, in_tree, listed, module_area, plausible, scanned
 from vinci.introspect.memory import Bytes, Unreadable
 from vinci.introspect.parameters import changed
+from vinci.introspect.profile.module_file import ModuleFile
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.sites import unexplained
 
@@ -86,7 +87,11 @@ def _content(guest: Guest, linker: Linker, module: LoadedModule, sample: Sample)
     for shown in changed(guest, module, file):
         sample.add((module.address, shown), Check.MODULES, f"parameter {shown}", where, Severity.NOTE)
     key = f"{module.name} {module.address:x} {module.base:x} {module.init:x} {module.per_cpu:x}"
-    digest = _digest(guest, module)
+    copies = _copies(guest, module, file)
+    hashed = blake3()
+    for copy in copies.values():
+        hashed.update(copy)
+    digest = hashed.digest()
     if guest.verified.get(key) == digest:
         return
     try:
@@ -95,29 +100,27 @@ def _content(guest: Guest, linker: Linker, module: LoadedModule, sample: Sample)
         what = f"it cannot have been linked as it is: {problem.args[0]} is missing"
         sample.add((module.address, "link"), Check.MODULES, what, where)
         return
-    clean = [_explained(guest, module, part, sample) for part in parts]
-    if all(clean) and digest == _digest(guest, module):
+    clean = [_explained(guest, module, part, copies[part.code.base], sample) for part in parts]
+    if all(clean):
         guest.verified[key] = digest
 
 
-def _digest(guest: Guest, module: LoadedModule) -> bytes:
-    parts = [(module.base, module.read_only)]
+def _copies(guest: Guest, module: LoadedModule, file: ModuleFile) -> dict[int, bytes]:
+    """Its text and constants by their addresses: what is hashed and what is explained are the same bytes."""
+    copies = {module.base: guest.read(module.base, module.read_only)}
     if module.initialising:
-        parts.append((module.init, module.init_text))
-    hashed = blake3()
-    for base, size in parts:
-        hashed.update(guest.read(base, size))
-    return hashed.digest()
+        copies[module.init] = guest.read(module.init, file.init.size)
+    return copies
 
 
-def _explained(guest: Guest, module: LoadedModule, part: Derived, sample: Sample) -> bool:
-    seen = np.frombuffer(guest.read(part.code.base, part.text), np.uint8)
+def _explained(guest: Guest, module: LoadedModule, part: Derived, copy: bytes, sample: Sample) -> bool:
+    seen = np.frombuffer(copy, np.uint8)[: part.text]
     offsets = unexplained(seen, part.code.content[: part.text], part.allowed)
     offsets = unpatched(Livepatch(guest), part.code.base, seen, offsets) if len(offsets) else offsets
     for offset in offsets[np.append(True, np.diff(offsets) > 8)].tolist() if len(offsets) else ():
         _unexplained(guest, module, part.code.base, offset, seen[offset : offset + 8], sample)
     for start, expected in part.constants:
-        content = np.frombuffer(guest.read(part.code.base + start, len(expected)), np.uint8)
+        content = np.frombuffer(copy, np.uint8)[start : start + len(expected)]
         different = np.flatnonzero(content != np.frombuffer(expected, np.uint8))
         for at in different[:1].tolist():
             _unexplained(guest, module, part.code.base, start + at, content[at : at + 8], sample)

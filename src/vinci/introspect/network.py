@@ -7,7 +7,7 @@ import struct
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult, Severity
-from vinci.introspect.guest import Guest, StructReader, printable
+from vinci.introspect.guest import Guest, printable, struct_reader
 from vinci.introspect.hooks.chains import check_calls, netfilter_calls
 from vinci.introspect.lists import Broken, chain, list_entries, xarray_entries
 from vinci.introspect.memory import Implausible
@@ -26,7 +26,7 @@ _PROGRAM_TABLES = {"prog_idr": "program", "link_idr": "link", "map_idr": "map"}
 
 def check_network(guest: Guest) -> CheckResult:
     """Find sniffers: in sockets, in the kernel's lists of packet handlers, on the cards, as BPF programs."""
-    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, Code(guest)))
+    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, Code.of(guest)))
 
 
 def _sample(guest: Guest, code: Code) -> Sample:
@@ -86,7 +86,7 @@ class _Handlers:
 def _devices(guest: Guest, code: Code, sample: Sample, handlers: _Handlers) -> None:
     layout = guest.layout
     link = layout.offset("net_device", "dev_list")
-    reader = StructReader(layout, "net_device", "name", "flags", "promiscuity", "allmulti", "rx_handler", "xdp_prog")
+    reader = struct_reader(layout, "net_device", "name", "flags", "promiscuity", "allmulti", "rx_handler", "xdp_prog")
     for entry in list_entries(guest, _net(guest, "dev_base_head"), _LIMIT):
         device = entry - link
         raw, flags, promiscuous, all_multicast, receiver, program = reader.read(guest, device)
@@ -150,9 +150,9 @@ def _open_sockets(guest: Guest, sample: Sample) -> None:
     layout = guest.layout
     reader = TaskReader(guest)
     files_at, table_at = layout.offset("task_struct", "files"), layout.offset("files_struct", "fdt")
-    table = StructReader(layout, "fdtable", "max_fds", "fd")
-    file = StructReader(layout, "file", "f_op", "private_data")
-    socket = StructReader(layout, "socket", "type", "ops")
+    table = struct_reader(layout, "fdtable", "max_fds", "fd")
+    file = struct_reader(layout, "file", "f_op", "private_data")
+    socket = struct_reader(layout, "socket", "type", "ops")
     operations, packet = guest.symbol("socket_file_ops"), guest.symbol("packet_ops")
     legacy = guest.symbol("packet_ops_spkt")
     seen: set[int] = set()

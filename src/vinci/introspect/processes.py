@@ -46,7 +46,7 @@ def check_processes(guest: Guest, certified: CertifiedFiles, programs: frozenset
         certified: the image's files.
         programs: the paths of programs that may run; None for every program of the image.
     """
-    return check_by_samples(Check.PROCESSES, guest, lambda: _sample(guest, Code(guest), certified, programs))
+    return check_by_samples(Check.PROCESSES, guest, lambda: _sample(guest, Code.of(guest), certified, programs))
 
 
 def _sample(guest: Guest, code: Code, certified: CertifiedFiles, programs: frozenset[str] | None) -> Sample:

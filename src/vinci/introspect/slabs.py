@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest, struct_reader
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import Broken
 from vinci.introspect.memory import PAGE_SIZE, Words
@@ -63,4 +63,4 @@ class Slabs:
 
 def _stride(guest: Guest, cache: int) -> int:
     """The bytes from one object to the next."""
-    return StructReader(guest.layout, "kmem_cache", "size").words(guest, cache)[0]
+    return struct_reader(guest.layout, "kmem_cache", "size").words(guest, cache)[0]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vinci.introspect.guest import Guest, StructReader, printable
+from vinci.introspect.guest import Guest, printable, struct_reader
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import chain, list_entries, xarray_entries
 from vinci.introspect.memory import Words
@@ -87,7 +87,7 @@ class TaskReader:
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
-        self._reader = StructReader(guest.layout, "task_struct", *_FIELDS)
+        self._reader = struct_reader(guest.layout, "task_struct", *_FIELDS)
         self._known: dict[int, Task] = {}
 
     def read(self, address: int) -> Task:
@@ -101,8 +101,12 @@ class TaskReader:
 def listed(guest: Guest) -> set[int]:
     """Every task on the list of processes and, for each, on its list of threads; without the idle tasks.
 
-    Raises Unreadable, Broken, OverBudget.
+    Followed once in a look. Raises Unreadable, Broken, OverBudget.
     """
+    return guest.shared("listed tasks", lambda: _listed(guest))
+
+
+def _listed(guest: Guest) -> set[int]:
     layout = guest.layout
     tasks, signal = layout.offset("task_struct", "tasks"), layout.offset("task_struct", "signal")
     node, head = layout.offset("task_struct", "thread_node"), layout.offset("signal_struct", "thread_head")
@@ -117,7 +121,14 @@ def listed(guest: Guest) -> set[int]:
 
 
 def in_pid_table(guest: Guest) -> set[int]:
-    """Every task that the table of pids leads to (`init_pid_ns.idr`). Raises Unreadable, Broken, OverBudget."""
+    """Every task that the table of pids leads to (`init_pid_ns.idr`), followed once in a look.
+
+    Raises Unreadable, Broken, OverBudget.
+    """
+    return guest.shared("tasks by pid", lambda: _in_pid_table(guest))
+
+
+def _in_pid_table(guest: Guest) -> set[int]:
     layout = guest.layout
     head = guest.u64(guest.symbol("init_pid_ns") + layout.offset("pid_namespace", "idr.idr_rt.xa_head"))
     tasks, links = layout.offset("pid", "tasks"), layout.offset("task_struct", "pid_links")

@@ -7,19 +7,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
 
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.files import IMAGE_FILE_SYSTEM, NETWORK_FILE_SYSTEMS, FileNames, GuestFile
 from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
-from vinci.introspect.memory import PAGE_SIZE, Implausible, Words
+from vinci.introspect.memory import PAGE_SIZE, Bytes, Implausible, Words
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.slabs import Slabs
 from vinci.introspect.tasks import Task, TaskReader, in_slabs
 from vinci.introspect.user_tables import UserPages, executable_user_pages
 from vinci.introspect.vdso import VdsoPage, vdso_pages
 
+_VERIFIED = "executable user pages"
+_BATCH = 512
+"""Pages copied at once."""
 _ANONYMOUS = 1
 """PAGE_MAPPING_ANON in `page.mapping`; bit 0 of `page.compound_head` marks a part of a larger page."""
 _SHOWN = 4
@@ -81,21 +86,48 @@ def _problems(
         yield _Problem(physical, "executable memory in a large page, which no file of the image has", "")
     frames = np.unique(pages.physical[~large])
     guest = linear.guest
-    owners = _owners(linear, frames)
-    places = guest.memory.frames_of(frames).tolist()
-    content = memoryview(guest.memory.bytes)  # type: ignore[arg-type]
-    for physical, place, (file, number) in zip(frames.tolist(), places, owners, strict=True):
-        if place < 0:
-            yield _Problem(physical, "executable memory outside the VM's RAM", "")
-            continue
-        page = content[place * PAGE_SIZE : (place + 1) * PAGE_SIZE]
-        if physical in vdso:
-            if not vdso[physical].explains(bytes(page)):
-                yield _Problem(physical, "the vDSO's code was changed", "vDSO")
-            continue
-        names = certified.names(page)
-        if file is None or file.file_system != IMAGE_FILE_SYSTEM or (file.path, number) not in names:
-            yield _judged(physical, file, number, bool(names))
+    places = guest.memory.frames_of(frames)
+    for physical in frames[places < 0].tolist():
+        yield _Problem(physical, "executable memory outside the VM's RAM", "")
+    in_vdso = np.isin(frames, np.array(list(vdso), np.uint64))
+    for physical in frames[in_vdso & (places >= 0)].tolist():
+        if not vdso[physical].explains(guest.memory.read(physical, PAGE_SIZE)):
+            yield _Problem(physical, "the vDSO's code was changed", "vDSO")
+    rest = ~in_vdso & (places >= 0)
+    yield from _not_the_images(guest, frames[rest], places[rest], _owners(linear, frames[rest]), certified)
+
+
+def _not_the_images(
+    guest: Guest, frames: Words, places: npt.NDArray[np.int64], owners: _Owners, certified: CertifiedFiles
+) -> Iterator[_Problem]:
+    """The pages that are not what the image's files hold there.
+
+    When all owners and all bytes are those of an earlier look that found nothing, one digest tells it.
+    """
+    hashed = owners.hasher()
+    for copies in _copied(guest, places):
+        hashed.update(copies.reshape(-1).data)
+    if guest.verified.get(_VERIFIED) == hashed.digest():
+        return
+    problems: list[_Problem] = []
+    hashed = owners.hasher()
+    row = 0
+    for copies in _copied(guest, places):
+        hashed.update(copies.reshape(-1).data)  # of the very copies that are judged
+        for page in copies:
+            (file, number), names = owners.of(row), certified.names(page.data)
+            if file is None or file.file_system != IMAGE_FILE_SYSTEM or (file.path, number) not in names:
+                problems.append(_judged(int(frames[row]), file, number, bool(names)))
+            row += 1
+    if not problems:
+        guest.verified[_VERIFIED] = hashed.digest()
+    yield from problems
+
+
+def _copied(guest: Guest, places: npt.NDArray[np.int64]) -> Iterator[Bytes]:
+    """Copies of the pages, one row each, some at once."""
+    for start in range(0, len(places), _BATCH):
+        yield guest.memory.tables[places[start : start + _BATCH]].view(np.uint8)
 
 
 def _judged(physical: int, file: GuestFile | None, number: int, copied: bool) -> _Problem:
@@ -111,11 +143,26 @@ def _judged(physical: int, file: GuestFile | None, number: int, copied: bool) ->
     return _Problem(physical, what, place)
 
 
-def _owners(linear: LinearMap, frames: Words) -> list[tuple[GuestFile | None, int]]:
-    """For each frame the file and the number of the page in it, by the kernel's record of the frame.
+@dataclass(frozen=True, slots=True)
+class _Owners:
+    """Which file each page is of, None for memory that is no file's, and the number of the page in it."""
 
-    None for memory that is no file's.
-    """
+    files: tuple[GuestFile | None, ...]
+    which: npt.NDArray[np.int64]
+    """For each page the index of its file in `files`."""
+    numbers: Words
+
+    def of(self, row: int) -> tuple[GuestFile | None, int]:
+        """The file and the number of one page."""
+        return self.files[self.which[row]], int(self.numbers[row])
+
+    def hasher(self) -> blake3:
+        """A digest begun with all of it."""
+        return blake3(repr(self.files).encode() + self.which.tobytes() + self.numbers.tobytes())
+
+
+def _owners(linear: LinearMap, frames: Words) -> _Owners:
+    """The owner of each frame by the kernel's record of it."""
     layout = linear.guest.layout
     numbers = (frames // np.uint64(PAGE_SIZE)).astype(np.int64)
     mapping, index, head = (layout.offset("page", name) // 8 for name in ("mapping", "index", "compound_head"))
@@ -126,8 +173,9 @@ def _owners(linear: LinearMap, frames: Words) -> list[tuple[GuestFile | None, in
         whole = records[:, head] & np.uint64(1) == 0
         mappings[mine] = np.where(whole, records[:, mapping], 0)
         indexes[mine] = records[:, index]
-    files = _named(linear.guest, np.unique(mappings))
-    return [(files.get(at), number) for at, number in zip(mappings.tolist(), indexes.tolist(), strict=True)]
+    unique, which = np.unique(mappings, return_inverse=True)
+    files = _named(linear.guest, unique)
+    return _Owners(tuple(files.get(at) for at in unique.tolist()), which.astype(np.int64), indexes)
 
 
 def _named(guest: Guest, mappings: Words) -> dict[int, GuestFile]:

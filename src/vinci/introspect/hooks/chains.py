@@ -13,7 +13,7 @@ import numpy as np
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest, StructReader, struct_reader
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.lists import Broken, chain, list_entries
 from vinci.introspect.sampling import Sample
@@ -90,7 +90,7 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     """Follow all these chains. Raises Unreadable, Broken."""
     del trusted
     calls: list[Call] = []
-    reader = StructReader(guest.layout, "notifier_block", "notifier_call", "next")
+    reader = struct_reader(guest.layout, "notifier_block", "notifier_call", "next")
     for head, names in _NOTIFIERS.items():
         offset = guest.layout.offset(head, "head")
         for name in names:

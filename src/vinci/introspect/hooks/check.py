@@ -17,7 +17,7 @@ def check_hooks(guest: Guest, trusted: HookTables) -> CheckResult:
     Args:
         trusted: what the guest's trusted image says of its hooks.
     """
-    return check_by_samples(Check.HOOKS, guest, lambda: _sample(guest, Code(guest), trusted))
+    return check_by_samples(Check.HOOKS, guest, lambda: _sample(guest, Code.of(guest), trusted))
 
 
 def _sample(guest: Guest, code: Code, trusted: HookTables) -> Sample:

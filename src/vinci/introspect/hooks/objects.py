@@ -17,6 +17,8 @@ from vinci.introspect.guest import Guest
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import list_entries
+from vinci.introspect.loaded import MODULES_END, MODULES_START
+from vinci.introspect.memory import Unreadable
 from vinci.introspect.sampling import Sample
 from vinci.introspect.slabs import Slabs
 
@@ -68,9 +70,25 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
                 wrong = wrong[~code.are_functions(tables[wrong])]
             for row in wrong.tolist():
                 address, table = int(objects[row]), int(tables[row])
+                if not _can_be_used(guest, table):
+                    continue
                 what = f"operations of a {kind.struct} ({pointer}) lie at {code.describe(table)}, in no certified data"
                 sample.add(("object", address, table), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
     _super_blocks(guest, code, sample)
+
+
+def _can_be_used(guest: Guest, table: int) -> bool:
+    """Whether a table may be one: not where modules are loaded, but no memory is.
+
+    A free object still names the table of a module that was unloaded; whoever used it would stop the kernel.
+    """
+    if not MODULES_START <= table < MODULES_END:
+        return True
+    try:
+        guest.read(table, 8)
+    except Unreadable:
+        return False
+    return True
 
 
 def _super_blocks(guest: Guest, code: Code, sample: Sample) -> None:

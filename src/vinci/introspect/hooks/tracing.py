@@ -12,7 +12,7 @@ import numpy as np
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest, struct_reader
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.lists import Broken, chain, list_entries
 from vinci.introspect.sampling import Sample
@@ -48,7 +48,7 @@ def _ftrace(guest: Guest, code: Code, sample: Sample) -> None:
     patched = _patched_functions(guest)
     handler = guest.symbol("klp_ftrace_handler")
     next_at = guest.layout.offset("ftrace_ops", "next")
-    reader = StructReader(guest.layout, "ftrace_ops", "func", "next")
+    reader = struct_reader(guest.layout, "ftrace_ops", "func", "next")
     first = guest.u64(guest.symbol("ftrace_ops_list"))
     at, count = first, 0
     while at and at != end:
@@ -80,7 +80,7 @@ def _patched_functions(guest: Guest) -> dict[int, int]:
 
 def _kprobes(guest: Guest, code: Code, sample: Sample) -> None:
     heads = struct.unpack(f"<{_PROBE_HEADS}Q", guest.read(guest.symbol("kprobe_table"), 8 * _PROBE_HEADS))
-    reader = StructReader(guest.layout, "kprobe", "addr", "pre_handler")
+    reader = struct_reader(guest.layout, "kprobe", "addr", "pre_handler")
     for first in heads:
         for probe in chain(guest, first, 0, _LIMIT):
             address, handler = reader.words(guest, probe)

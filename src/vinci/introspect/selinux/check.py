@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from vinci.introspect.findings import Check, CheckResult
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest, struct_reader
 from vinci.introspect.hooks.security import security_hooks
+from vinci.introspect.memory import Implausible
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.selinux.form import Form, Record, Section, differences
 from vinci.introspect.selinux.policy_file import read_policy
@@ -64,10 +66,11 @@ class SelinuxWatch:
         trusted = min(self._trusted, key=lambda one: sum(len(found[part] ^ one[part]) for part in Section))
         sample.examined += sum(map(len, trusted.values()))
         if trusted == found:
-            # a word that changed since the walk is noticed by walking once more: the digest is of what was compared
-            snapshot = Snapshot.of(guest, memory.regions)
-            if PolicyMemory(guest, memory.address).form() == found:
-                self._verified = policy, trusted, snapshot
+            # what is remembered is a digest of the very copy that is compared: between two reads a guest can change
+            with contextlib.suppress(Implausible):
+                snapshot, frozen = Snapshot.of(guest, memory.regions)
+                if PolicyMemory(frozen, memory.address).form() == found:
+                    self._verified = policy, trusted, snapshot
             return trusted
         for section, added, missing in differences(trusted, found):
             what = f"the policy in force is not the trusted one: {_difference(section, added, missing, found)}"
@@ -77,7 +80,7 @@ class SelinuxWatch:
 
 def _state(guest: Guest, sample: Sample) -> int:
     """Check the switches; the address of the policy, or 0."""
-    reader = StructReader(guest.layout, "selinux_state", "enforcing", "initialized", "checkreqprot", "policy")
+    reader = struct_reader(guest.layout, "selinux_state", "enforcing", "initialized", "checkreqprot", "policy")
     enforcing, initialized, lax, policy = reader.words(guest, guest.symbol("selinux_state"))
     sample.examined += 4
     for wrong, what in (
