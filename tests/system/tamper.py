@@ -18,10 +18,20 @@ from vinci.introspect.profile import ensure_profile
 from vinci.node.paths import images_directory
 from vinci.vmm.instance import instance_of, open_ram
 
+SELINUX_ENFORCING = "selinux_state"
+"""The first byte of this variable says whether SELinux enforces."""
+
 
 @contextmanager
 def changed_text(installation: Installation, vm: str, function: str = "kernel_kexec") -> Iterator[None]:
     """One byte of a kernel function's text is another one in the block; of one that an idle guest does not run."""
+    with changed_byte(installation, vm, function, 0xFF):
+        yield
+
+
+@contextmanager
+def changed_byte(installation: Installation, vm: str, symbol: str, bits: int) -> Iterator[None]:
+    """Some bits of the first byte of a function or variable of the kernel's image are others in the block."""
     memory_mib = next(v["memory_mib"] for v in installation.status()["vms"] if v["name"] == vm)
     instance = instance_of(installation.state / "n1" / "libvirt" / "run" / "qemu" / f"{vm}.pid")
     assert instance is not None
@@ -33,9 +43,9 @@ def changed_text(installation: Installation, vm: str, function: str = "kernel_ke
         os.close(file)
         memory = GuestMemory(bytes(ram), (Region(0, len(ram), 0),))  # all below the PCI hole
         (text,) = anchors(memory, profile)
-        at = profile.symbols[function] - profile.start + text
-        ram[at] ^= 0xFF
+        at = profile.symbols[symbol] - profile.start + text
+        ram[at] ^= bits
         try:
             yield
         finally:
-            ram[at] ^= 0xFF
+            ram[at] ^= bits

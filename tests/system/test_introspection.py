@@ -4,6 +4,7 @@ by an administrator's word; a checker that fails never looks like clean VMs."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -18,8 +19,16 @@ from typing import Any
 
 import pytest
 from installation import PASSWORD, VINCI, Installation
-from tamper import changed_text
+from rootkit.build import rootkit_module
+from rootkit.driver import Trick
+from rootkit.expected import EXPECTED, Expected, lines, named
+from rootkit.policies import laxer_policy
+from tamper import SELINUX_ENFORCING, changed_byte, changed_text
 from test_agent import _agents, _pids, _wait_for_agent
+
+from vinci.images.build import find_images
+from vinci.introspect.findings import Check, Finding, Severity
+from vinci.node.paths import images_directory
 
 HERE = Path(__file__).parent
 FS, STRICT = "10.31.2.2", "10.31.2.10"
@@ -113,8 +122,9 @@ def test_clean_vms_are_trusted_and_every_check_is_shown(watched: Installation) -
     assert {entry["look"]["vm"] for entry in looks} == {vm["name"] for vm in watched.status()["vms"]}
     for entry in looks:
         assert not [row["findings"] for row in entry["look"]["results"] if row["findings"]], entry["look"]
-        # an FW-VM runs without SELinux: there is nothing to be looked at
         assert all(row["examined"] > 0 for row in entry["look"]["results"] if row["check"] != "selinux"), entry["look"]
+        (selinux,) = (row for row in entry["look"]["results"] if row["check"] == "selinux")
+        assert (selinux["examined"] > 0) == (not entry["look"]["vm"].endswith("-fw"))  # which runs without SELinux
     assert "kernel-text" in watched.check("inspect", "harsh-1")
 
 
@@ -239,6 +249,81 @@ def test_quarantine_cuts_ports_and_rights_and_outlives_the_agent_and_the_vm(watc
     assert watched.login("sam", "echo x > /shares/papers/x && cat /shares/papers/x").out == "x\n"
 
 
+def _put(installation: Installation, vm: str, path: str, content: bytes) -> None:
+    done = installation.vinci(
+        *("exec", vm, "--", "sh", "-c", f"base64 -d >{path}"), stdin=base64.b64encode(content).decode()
+    )
+    assert done.status == 0, done
+
+
+def _found(installation: Installation, vm: str) -> list[Finding]:
+    """What `vinci inspect` finds now."""
+    (entry,) = json.loads(installation.vinci("inspect", vm, "--json").out)
+    return [
+        Finding(Check(f["check"]), f["what"], f["where"], Severity(f["severity"]))
+        for row in entry["look"]["results"]
+        for f in row["findings"]
+    ]
+
+
+SOME_TRICKS = (Trick.FTRACE, Trick.FILE_OPS, Trick.MODPROBE_PATH, Trick.HIDE_MODULE_TREE, Trick.PACKET_HANDLER)
+
+
+def test_a_rootkit_is_named_and_answered_as_declared(watched: Installation) -> None:
+    """From its loading to its end, through the agent; tests/system/test_rootkit.py plays all its tricks."""
+    since, module = watched.next_audit(), rootkit_module(find_images(images_directory()))
+    _put(watched, "strict-1", "/root/rootkit.ko", module.read_bytes())
+    assert watched.root("strict-1", "insmod /root/rootkit.ko").status == 0
+    assert "rootkit" in _event(watched, since, "vm-compromised", "strict-1")["message"]
+    _event(watched, since, "vm-quarantined", "strict-1")
+    assert not _reaches_file_server(watched)
+    for trick in SOME_TRICKS:
+        assert watched.root("strict-1", f"echo on {trick} >/proc/rootkit").status == 0
+        found = _found(watched, "strict-1")
+        assert named(found, EXPECTED[trick], 0), f"{trick}\n{lines(found)}"
+        assert watched.root("strict-1", f"echo off {trick} >/proc/rootkit").status == 0
+    watched.root("strict-1", "rmmod rootkit")
+    wait_for(watched, lambda trust: trust["strict-1"]["releasable"])
+    watched.check("release", "strict-1", *REASON)
+    assert _reaches_file_server(watched)
+
+
+def test_selinux_switched_off_in_the_memory_of_an_app_vm_is_answered(watched: Installation) -> None:
+    since = watched.next_audit()
+    with changed_byte(watched, "strict-1", SELINUX_ENFORCING, 1):
+        assert "SELinux does not enforce" in _event(watched, since, "vm-compromised", "strict-1")["message"]
+        _event(watched, since, "vm-quarantined", "strict-1")
+    wait_for(watched, lambda trust: trust["strict-1"]["releasable"])
+    watched.check("release", "strict-1", *REASON)
+
+
+def test_another_policy_in_an_app_vm_is_answered(watched: Installation) -> None:
+    """The kernel takes it while SELinux is off in memory, and enforces it from then on."""
+    since, own = watched.next_audit(), find_images(images_directory()).app_policy.read_bytes()
+    laxer = laxer_policy(("vinci_user_t", "vinci_user_t", "process", "execmem"))
+    load = "dd if=/root/policy of=/sys/fs/selinux/load bs=64M count=1"
+    for content in (laxer, own):
+        _put(watched, "strict-1", "/root/policy", content)
+        with changed_byte(watched, "strict-1", SELINUX_ENFORCING, 1):
+            assert watched.root("strict-1", load).status == 0
+        if content == laxer:
+            found = _found(watched, "strict-1")
+            assert named(found, Expected(Check.SELINUX, "not the trusted one"), 0), lines(found)
+    _event(watched, since, "vm-quarantined", "strict-1")
+    wait_for(watched, lambda trust: trust["strict-1"]["releasable"])
+    watched.check("release", "strict-1", *REASON)
+
+
+def test_a_program_that_a_file_server_does_not_run_is_named(watched: Installation) -> None:
+    since = watched.next_audit()
+    watched.root("files", "timeout 3 ssh-agent -D >/dev/null")
+    record = _event(watched, since, "vm-compromised", "files")
+    assert "a program that this kind of VM does not run" in record["message"]
+    assert "/usr/bin/ssh-agent" in record["message"]
+    wait_for(watched, lambda trust: trust["files"]["releasable"])
+    watched.check("release", "files", *REASON)
+
+
 def test_a_stopped_vm_starts_again_only_when_it_was_released(watched: Installation) -> None:
     since = watched.next_audit()
     with changed_text(watched, "harsh-1"):
@@ -286,3 +371,21 @@ def test_a_clean_restart_is_no_finding(watched: Installation) -> None:
     _event(watched, since, "vm-started", "harsh-1")
     _event(watched, since, "vm-trusted", "harsh-1")
     assert not [r for r in watched.audit(since) if r["event"] == "vm-compromised"]
+
+
+def test_a_kernel_started_by_another_is_named_and_ends_with_the_vm(watched: Installation) -> None:
+    images, since = find_images(images_directory()), watched.next_audit()
+    for name, content in (
+        ("kernel", images.kernel.read_bytes()),
+        ("initramfs", images.initramfs.read_bytes()),
+        ("malware.py", (HERE / "rootkit/malware.py").read_bytes()),
+    ):
+        _put(watched, "strict-1", f"/tmp/{name}", content)
+    replace = 'setsid python3 /tmp/malware.py kexec /tmp/kernel /tmp/initramfs "$(cat /proc/cmdline)" >/dev/null 2>&1 &'
+    assert watched.root("strict-1", replace).status == 0
+    record = _event(watched, since, "vm-quarantined", "strict-1")
+    assert "kernel-place" in json.dumps(watched.audit(since)), record
+    (victim,) = _pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
+    os.kill(victim, signal.SIGKILL)
+    wait_for(watched, lambda trust: trust["strict-1"]["releasable"], seconds=120)
+    watched.check("release", "strict-1", *REASON)

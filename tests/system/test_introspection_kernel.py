@@ -22,6 +22,7 @@ import pytest
 from seen_vm import Seen, boot_seen, monitor
 
 from vinci.images.build import ensure_images
+from vinci.images.spec import SPEC
 from vinci.introspect.address_spaces import check_address_spaces
 from vinci.introspect.attach import AddressSpace, anchors
 from vinci.introspect.executable import check_executable_pages
@@ -55,7 +56,7 @@ def profile() -> Profile:
 
 @pytest.fixture(scope="module")
 def machines(profile: Profile) -> Iterator[dict[str, Seen]]:
-    """An APP-VM, and an FS-VM with the livepatch in force."""
+    """An APP-VM, and an FS-VM with the livepatch in force; each with every module of its image."""
     images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
     with asyncio.Runner() as runner, contextlib.ExitStack() as running:
         seen = {}
@@ -63,6 +64,8 @@ def machines(profile: Profile) -> Iterator[dict[str, Seen]]:
             folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))
             rig, seen[kind] = boot_seen(runner, images, profile, folder, kind)
             running.callback(lambda rig=rig: runner.run(rig.close()))
+        for root, kind in zip(SPEC.roots, ("APP", "FS"), strict=True):
+            seen[kind].sh(f"modprobe -a {' '.join(root.modules)}")
         seen["FS"].sh(LIVEPATCH)
         yield seen
 
@@ -109,8 +112,7 @@ class Attacked:
 
 def now(seen: Seen) -> tuple[Processor, ...]:
     """The processors as they are now."""
-    (registers,) = seen.runner.run(monitor(seen.machine.console.parent / "qmp", "info registers -a"))
-    return parse_registers(registers)
+    return parse_registers(seen.registers())
 
 
 def private(seen: Seen) -> Attacked:
@@ -118,7 +120,7 @@ def private(seen: Seen) -> Attacked:
         ram = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     memory = GuestMemory(ram, seen.guest.memory.regions)
     processors, verified = now(seen), dict(seen.guest.verified)
-    guest = replace(seen.guest, memory=memory, processors=processors, verified=verified, _tlb={}, _large={})
+    guest = replace(seen.guest, memory=memory, processors=processors, verified=verified)
     guest.begin()
     return Attacked(guest, ram)
 
@@ -162,7 +164,7 @@ def test_a_clean_kernel_gives_no_alarm(machines: dict[str, Seen], kind: str) -> 
     seen = machines[kind]
     own = Attacked(seen.guest, seen.ram)
     module = "af_packet_diag" if kind == "APP" else "nft_log"
-    load = f"while :; do modprobe {module}; modprobe -r {module}; ip rule show; sh -c true; done"
+    load = f"while :; do modprobe -r {module}; modprobe {module}; ip rule show; sh -c true; done"
     seen.sh(f"setsid sh -c '{load}' >/dev/null 2>&1 & echo $! >/run/load")
     try:
         for _ in range(LOOKS):
@@ -221,7 +223,7 @@ def test_read_only_data_is_named(app: Attacked, symbol: str, offset: int) -> Non
 def test_a_table_of_jump_labels_stays_the_images(app: Attacked) -> None:
     app.poke(app.guest.symbol("__start___jump_table") + 164, b"\x55")
     assert named(app.findings(), Check.RODATA, "__start___jump_table")
-    fresh = replace(app.guest, verified={}, _tlb={}, _large={})  # though it never was seen otherwise
+    fresh = replace(app.guest, verified={})  # though it never was seen otherwise
     assert named(list(check_rodata(fresh).findings), Check.RODATA, "__start___jump_table")
 
 

@@ -25,7 +25,8 @@ def rootkit_module(images: Images) -> Path:
     known: dict[str, str] = json.loads(images.packages.read_text())["kernel"]
     versions = {name: known[name] for name in wanted}
     cache = images.kernel.parent.resolve().parent
-    name = f"rootkit-{inputs.text_digest(versions, inputs.file_digests(HERE))}"
+    sources = {path.name: path.read_text() for path in (*HERE.glob("*.[ch]"), HERE / "Makefile")}
+    name = f"rootkit-{inputs.text_digest(versions, sources)}"
     with locked(cache):
         return made_once(cache, name, lambda work: _build(release, versions, work)) / "rootkit.ko"
 
