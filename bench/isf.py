@@ -35,6 +35,9 @@ GLOBALS = {
 }
 POINTERS = {"module_kset": "kset"}
 """Variables that point to a struct."""
+ARRAYS = {"taint_flags": ("taint_flag", 19)}
+PRODUCER = {"name": "dwarf2json", "version": "0.8.0"}
+"""Not the truth: `hidden_modules` refuses what is not said to be made by that program, from that version on."""
 _TAGGED = {Kind.STRUCT: "struct", Kind.UNION: "union", Kind.ENUM: "enum", Kind.ENUM64: "enum", Kind.FWD: "struct"}
 _VOID: Json = {"kind": "base", "name": "void"}
 
@@ -68,7 +71,7 @@ def write_isf(profile: Profile, path: Path) -> None:
     for name, size in {"unsigned char": 1, "unsigned int": 4, "unsigned long long": 8}.items():
         base.setdefault(name, _base(name, size))
     document = {
-        "metadata": {"format": "6.2.0", "producer": {"name": "vinci bench/isf.py", "version": "1"}},
+        "metadata": {"format": "6.2.0", "producer": PRODUCER},
         "base_types": base,
         "user_types": user,
         "enums": enums,
@@ -87,6 +90,9 @@ def _base(name: str, size: int) -> Json:
 
 
 def _global(name: str) -> Json:
+    if name in ARRAYS:
+        kind, count = ARRAYS[name]
+        return {"type": {"kind": "array", "count": count, "subtype": {"kind": "struct", "name": kind}}}
     if name in POINTERS:
         return {"type": {"kind": "pointer", "subtype": {"kind": "struct", "name": POINTERS[name]}}}
     return {"type": {"kind": "struct", "name": GLOBALS[name]} if name in GLOBALS else _VOID}
