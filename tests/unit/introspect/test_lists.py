@@ -44,6 +44,16 @@ def test_a_list_that_turns_back_into_itself_is_broken(nodes: list[int], data: st
         list(list_entries(seen, BASE, 30))
 
 
+def test_a_list_that_leaves_somebody_out_on_one_way_is_broken() -> None:
+    """Unlinked from the way forward only: the way back still has him."""
+    seen, ram = guest()
+    first, hidden, last = (BASE + 16 * number for number in (1, 2, 3))
+    tie(ram, [BASE, first, hidden, last])
+    put(ram, first, last)
+    with pytest.raises(Broken):
+        list(list_entries(seen, BASE, 30))
+
+
 @pytest.mark.parametrize("target", [0, 8, BASE + (1 << 30), 0xFFFF_FFFF_FFFF_FFF8, 0x4141_4141_4141_4141])
 def test_a_link_to_nowhere_is_unreadable(target: int) -> None:
     seen, ram = guest()

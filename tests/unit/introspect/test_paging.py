@@ -125,6 +125,14 @@ def test_a_table_that_maps_everything_onto_one_page_is_given_up() -> None:
         mappings(memory_of(entries), AddressSpace(0, 4), 0, 1 << 47)
 
 
+def test_more_pages_than_any_guest_has_are_given_up() -> None:
+    """Few tables suffice: each entry of the lowest one is a page."""
+    memory = memory_of({(0, 511): 0x1003, (1, 511): 0x2003, (2, 511): 0x3003, **{(3, n): 0x4003 for n in range(512)}})
+    assert len(mappings(memory, AddressSpace(0, 4), TOP - (1 << 47), TOP, max_mappings=512)) == 512
+    with pytest.raises(TooManyMappings):
+        mappings(memory, AddressSpace(0, 4), TOP - (1 << 47), TOP, max_mappings=511)
+
+
 def test_a_table_outside_ram_is_counted_and_passed_over() -> None:
     memory = memory_of({(0, 256): 0x1003, (0, 300): HOLE * 3 + 3, (1, 0): HOLE - 4096 + 3})
     rows = mappings(memory, AddressSpace(0, 4), TOP - (1 << 47), TOP)
