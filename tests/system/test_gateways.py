@@ -8,9 +8,11 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from gateway_attacks import ALARM, CAPTIVE, CONNECTS, DIRECT, FRAGMENTS, HOLD, INTERLEAVED, LISTEN, MANY, SHELL
 from installation import ROOT, Installation
 from modbus_rig import Plant
 
@@ -41,9 +43,9 @@ def plant(utility: Installation) -> Plant:
     return made
 
 
-def wait_for_gateway(installation: Installation, firewall: str = FIREWALL) -> None:
+def wait_for_gateway(installation: Installation, firewall: str = FIREWALL, number: int = GATEWAY) -> None:
     """A gateway needs some seconds to start; init keeps it running."""
-    listens = f"grep -q :{GATEWAY:04X} /proc/net/tcp"
+    listens = f"grep -q :{number:04X} /proc/net/tcp"
     done = installation.root(firewall, f"for i in $(seq 240); do {listens} && exit; sleep 0.25; done; exit 1")
     assert done.status == 0, done
 
@@ -134,49 +136,6 @@ def test_root_with_a_socket_gets_nothing_else_through(plant: Plant) -> None:
         assert record["event"] == "request-denied"
 
 
-FRAGMENTS = """
-import socket, struct, sys
-target, request = sys.argv[1], bytes.fromhex(sys.argv[2])
-client = socket.create_connection((target, 502), 10)
-own, port = client.getsockname()
-client.setsockopt(socket.IPPROTO_TCP, 19, 1)  # TCP_REPAIR tells the sequence numbers
-numbers = []
-for queue in (2, 1):  # sent, received
-    client.setsockopt(socket.IPPROTO_TCP, 20, queue)
-    numbers.append(client.getsockopt(socket.IPPROTO_TCP, 21) & 0xFFFFFFFF)
-client.setsockopt(socket.IPPROTO_TCP, 19, 0)
-def checksum(data):
-    data += bytes(len(data) % 2)
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-ends = socket.inet_aton(own) + socket.inet_aton(target)
-head = lambda check: struct.pack("!HHIIBBHHH", port, 502, *numbers, 5 << 4, 0x18, 502, check, 0)
-segment = head(0) + request
-segment = head(checksum(ends + struct.pack("!BBH", 0, 6, len(segment)) + segment)) + request
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-answers = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP)
-for start in range(0, len(segment), 8):
-    part = segment[start : start + 8]
-    more = 0x2000 if start + 8 < len(segment) else 0
-    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), 4711, more | start // 8, 64, 6, 0) + ends
-    raw.sendto(ip + part, (target, 0))
-# The client's own kernel does not know of these bytes, and hands over no answer to them.
-answers.settimeout(5)
-try:
-    while True:
-        packet = answers.recv(2000)
-        if packet[12:16] == socket.inet_aton(target) and packet[22:24] == port.to_bytes(2, "big"):
-            said = packet[20 + (packet[32] >> 4) * 4 :]
-            if said:
-                print(said.hex())
-                break
-except TimeoutError:
-    print("silent")
-"""
-
-
 def test_fragments_of_ip_hide_nothing(plant: Plant) -> None:
     before = plant.reached()
     assert plant.run(FRAGMENTS, plant.address, read().hex()).strip() == ANSWER
@@ -184,28 +143,17 @@ def test_fragments_of_ip_hide_nothing(plant: Plant) -> None:
     assert plant.reached()[len(before) :] == ["unit 1 function 3 address 5"]
 
 
+def test_connections_are_not_mixed_up(plant: Plant) -> None:
+    before = plant.reached()
+    found = plant.run(INTERLEAVED, plant.address, read(5).hex(), read(6).hex(), WRITE.hex()).split()
+    assert found == [frame(b"\x03\x02\x00\x06").hex(), ANSWER, "closed", "closed"]
+    assert sorted(plant.reached()[len(before) :]) == [f"unit 1 function 3 address {address}" for address in (5, 6)]
+
+
 def test_more_requests_than_declared_are_refused(plant: Plant) -> None:
     found = plant.ask(["read_holding_registers(5, count=1, device_id=1)"] * 200)
     assert [5] in found
     assert {"exception": 6} in found
-
-
-DIRECT = """
-import socket, sys
-for words in sys.argv[1:]:
-    address, port, source = words.split(":")
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    client.settimeout(2)
-    try:
-        client.bind(("", int(source)))
-        client.connect((address, int(port)))
-        client.sendall(bytes.fromhex("0007000000060106000500ff"))
-        print(client.recv(300).hex() or "closed")
-    except OSError:
-        print("nothing")
-    client.close()
-"""
 
 
 def test_no_way_leads_around_the_gateway(plant: Plant) -> None:
@@ -227,22 +175,20 @@ def test_no_way_leads_around_the_gateway(plant: Plant) -> None:
     assert plant.reached() == before
 
 
-MANY = """
-import errno, socket, struct, sys
-target, number = sys.argv[1], int(sys.argv[2])
-held = []
-for count in range(number):
-    client = socket.socket()
-    client.setblocking(False)
-    try:
-        client.connect((target, 502))
-    except BlockingIOError:
-        pass
-    held.append(client)
-    if len(held) > 900:
-        held.pop(0).close()
-print(len(held))
-"""
+def test_the_field_devices_are_the_plants_own(plant: Plant) -> None:
+    utility, before = plant.installation, plant.reached()
+    since = utility.next_audit()
+    ways = [f"{plant.address}:502:0", f"{plant.address}:22:0", f"{utility.address('scada-1')}:502:0"]
+    asked = utility.vinci("exec", "software-1", "--", "python3", "-", *ways, stdin=DIRECT)
+    assert asked.out.split() == ["nothing"] * 3, asked
+    assert plant.reached() == before
+    record = utility.wait_for_audit(since, lambda r: r["event"] == "packet-dropped" and r["vm"] == "software-1")
+    told = utility.check("explain", "--event", str(record["id"]))
+    assert "software has the label office {tools}" in told
+    assert "scada has the label control {tools, process}" in told
+    # The operators' desk may write.
+    desk = Plant(utility, plant.device, "scada-1")
+    assert desk.send([[WRITE], [frame(struct.pack(">BHH", 6, 5, 5))]])[0] == WRITE.hex()
 
 
 def test_ten_thousand_connections_cost_the_gateway_little(plant: Plant) -> None:
@@ -285,20 +231,6 @@ def test_a_gateway_has_no_rights(plant: Plant) -> None:
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
 
 
-CONNECTS = """
-import socket, sys
-for words in sys.argv[1:]:
-    address, port = words.split(":")
-    client = socket.socket()
-    client.settimeout(2)
-    try:
-        client.connect((address, int(port)))
-        print("yes")
-    except OSError as error:
-        print("no")
-"""
-
-
 def test_whoever_has_taken_a_gateway_reaches_its_targets_and_nobody_else(plant: Plant) -> None:
     files, client = plant.installation.address("files", 1), plant.installation.address("database-1")
     targets = [f"{plant.address}:502", f"{plant.address}:22", f"{files}:2049", f"{client}:502", f"{client}:5140"]
@@ -308,51 +240,89 @@ def test_whoever_has_taken_a_gateway_reaches_its_targets_and_nobody_else(plant: 
         assert found.out.split() == reached, (user, found)
 
 
-# -- the diode ---------------------------------------------------------------------------------------------------------
+AS_GATEWAY = (
+    *("setpriv", f"--reuid={GATEWAY}", f"--regid={GATEWAY}", "--clear-groups", "--no-new-privs"),
+    *("--bounding-set=-all", "--inh-caps=-all"),
+)
 
-LISTEN = """
-import socket, sys
-own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-own.bind(("0.0.0.0", 5140))
-own.settimeout(30)
-data, source = own.recvfrom(100)
-print(data.decode(), source[0])
-for _ in range(20):
-    own.sendto(b"back", source)
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-for kind in (0, 3, 5, 8, 11):
-    raw.sendto(bytes([kind, 0]) + (0xFFFF - (kind << 8)).to_bytes(2, "big") + bytes(24), (source[0], 0))
+
+def test_a_captive_gateway_can_call_nothing(plant: Plant) -> None:
+    command = (*AS_GATEWAY, "/usr/bin/python3", "-I", "-S", "-")
+    done = plant.installation.vinci("exec", FIREWALL, "--", *command, stdin=CAPTIVE)
+    lines = [line.split(":") for line in done.out.splitlines()]
+    assert {verdict for place, verdict, _ in lines if place == "free"} == {"done"}, done
+    assert {verdict for place, verdict, _ in lines if place == "confined"} == {"killed"}, done
+    assert len(lines) == 22
+
+
+def test_a_shell_as_a_gateways_user_can_do_nothing(plant: Plant) -> None:
+    done = plant.installation.vinci("exec", FIREWALL, "--", *AS_GATEWAY, "sh", "-s", stdin=SHELL)
+    assert done.out.split() == ["end"], done
+    assert plant.send([[read()]]) == [ANSWER]
+
+
+# -- a change of the file ----------------------------------------------------------------------------------------------
+
+ANOTHER = """
+  - from: software
+    to: scada
+    service: http
+    inspection: {gateway: http, methods: [GET], paths: [/state], rate: 5, max_body_bytes: 0}
+    upward: true
+    trusted: true
+    reason: another gateway before the one there was, which gets another number
 """
-ALARM = """
-import socket, sys
-raw = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
-raw.settimeout(float(sys.argv[2]))
-own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-own.bind(("0.0.0.0", 5141))
-own.sendto(b"alarm", (sys.argv[1], 5140))
-try:
-    while True:
-        packet, place = raw.recvfrom(2000)
-        if place[2] != 4 and packet[12:16] == socket.inet_aton(sys.argv[1]):  # not our own, from the other side
-            print("heard", packet.hex())
-except TimeoutError:
-    print("silence")
-"""
+
+
+def test_a_gateway_that_changes_lets_nothing_old_through(plant: Plant, tmp_path: Path) -> None:
+    utility = plant.installation
+    assert plant.ask(["read_holding_registers(50, count=1, device_id=1)"]) == [[50]]
+    hold = f"cat >/run/hold.py; nohup python3 /run/hold.py {plant.address} {read().hex()} >/run/held 2>&1 </dev/null &"
+    started = f"{hold} for i in $(seq 100); do grep -q . /run/held && exit; sleep 0.1; done; exit 1"
+    assert utility.vinci("exec", plant.client, "--", "sh", "-c", started, stdin=HOLD).status == 0
+    text = utility.file.read_text().partition("\nexpect:")[0].replace("[0-99, 1000-1049]", "[0-9]")
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(text.replace("\nflows:", f"\nflows:{ANOTHER}", 1) + "\n")
+    try:
+        utility.check("up", "--yes", str(changed))
+        wait_for_gateway(utility, number=GATEWAY + 1)
+        since = utility.next_audit()
+        reads = ["read_holding_registers(5, count=1, device_id=1)", "read_holding_registers(50, count=1, device_id=1)"]
+        assert plant.ask(reads) == [[5], {"exception": 2}]
+        record = utility.wait_for_audit(since, lambda r: r.get("reason") == "place-not-declared")
+        assert "gateway: modbus" in "".join(changed.read_text().splitlines()[record["line"] - 2 :][:3])
+        ended = (
+            "touch /run/go; for i in $(seq 50); do [ $(wc -l </run/held) = 2 ] && break; sleep 0.1; done; cat /run/held"
+        )
+        assert utility.root(plant.client, ended).out.split() == [ANSWER, "closed"]
+    finally:
+        utility.check("up", "--yes", str(utility.file))
+        wait_for_gateway(utility)
+    assert plant.ask(["read_holding_registers(50, count=1, device_id=1)"]) == [[50]]
+
+
+# -- the diode ---------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_comes_back_through_the_diode(utility: Installation) -> None:
     """Root on both sides; with a listener, whose answers come back nowhere, and without, whose kernel would object."""
     address = utility.address("database-1")
-    since = utility.next_audit()
     for listening in (True, False):
+        since = utility.next_audit()
         if listening:
-            start = "cat >/run/listen.py; nohup python3 /run/listen.py >/run/listened 2>&1 </dev/null & sleep 3"
-            assert utility.vinci("exec", "database-1", "--", "sh", "-c", start, stdin=LISTEN).status == 0
-        done = utility.vinci("exec", "scada-1", "--", "python3", "-", address, "5", stdin=ALARM)
+            listens = "for i in $(seq 240); do ss -uln | grep -q ':5140 ' && exit; sleep 0.25; done; exit 1"
+            start = f"cat >/run/listen.py; (nohup python3 /run/listen.py >/run/listened 2>&1 </dev/null &); {listens}"
+            script = LISTEN.replace("OWN", repr(address))
+            assert utility.vinci("exec", "database-1", "--", "sh", "-c", start, stdin=script).status == 0
+        done = utility.vinci("exec", "scada-1", "--", "python3", "-", address, "8", stdin=ALARM)
         assert done.out.strip() == "silence", done
         if listening:
-            assert utility.root("database-1", "cat /run/listened").out.split() == ["alarm", utility.address("scada-1")]
-    utility.wait_for_audit(since, lambda r: r["event"] == "flow-denied" and r["firewall"] == "database-fw")
+            heard = utility.root("database-1", "cat /run/listened").out.split()
+            assert heard == ["alarm", utility.address("scada-1"), "tried"]
+        for protocol in ("UDP", "ICMP", "TCP") if listening else ("ICMP",):
+            utility.wait_for_audit(
+                since, lambda r, p=protocol: (r.get("firewall"), r.get("protocol")) == ("database-fw", p)
+            )
 
 
 # -- the second gateway ------------------------------------------------------------------------------------------------
@@ -361,7 +331,8 @@ SITE = "mkdir -p /run/site/tools && cd /run/site && echo new >news && echo bits 
 
 
 def test_http_passes_by_method_and_path(utility: Installation) -> None:
-    serve = f"{SITE} && (nohup python3 -m http.server 80 >/run/http.log 2>&1 </dev/null &) ; sleep 6"
+    listens = "for i in $(seq 240); do ss -tln | grep -q ':80 ' && exit; sleep 0.25; done; exit 1"
+    serve = f"{SITE} && (nohup python3 -m http.server 80 >/run/http.log 2>&1 </dev/null &); {listens}"
     assert utility.root("software-1", serve).status == 0
     wait_for_gateway(utility, "software-fw")
     server = utility.address("software-1")
@@ -380,15 +351,45 @@ def test_http_passes_by_method_and_path(utility: Installation) -> None:
         f"-H 'Transfer-Encoding: chunked' -d x http://{server}/news": "400",
         f"-X GET -d x http://{server}/news": "400",
     }
-    for words, expected in cases.items():
-        ask = f"curl -s --max-time 20 -o /run/body -w '%{{http_code}} ' {words}"
-        found = utility.root("scada-1", f"rm -f /run/body; {ask}; cat /run/body").out
-        assert found.startswith(expected), (words, found)
+    ask = "rm -f /run/body; curl -s --max-time 20 -o /run/body -w '%{http_code} '"
+    tell = "head -c 20 /run/body 2>/dev/null | tr '\\r\\n' '  '; echo"
+    found = utility.root("scada-1", "; ".join(f"{ask} {words}; {tell}" for words in cases)).out.splitlines()
+    for (words, expected), answer in zip(cases.items(), found, strict=True):
+        assert answer.startswith(expected), (words, answer)
     log = utility.root("software-1", "cat /run/http.log").out
     assert "secret" not in log
     assert "PUT" not in log
     record = utility.wait_for_audit(since, lambda r: r["event"] == "request-denied")
     assert (record["firewall"], record["flow"]) == ("software-fw", "scada -> software")
+
+
+# -- Sally -------------------------------------------------------------------------------------------------------------
+
+
+def declare_hours(utility: Installation, file: Path, scada: str, software: str) -> None:
+    file.write_text(utility.file.read_text().replace("06:00-14:00", scada).replace("14:00-18:00", software))
+    utility.check("up", "--yes", str(file))
+
+
+def test_where_and_when_sally_logs_in_decides_who_she_is(utility: Installation, tmp_path: Path) -> None:
+    now = datetime.now().astimezone()
+    here, elsewhere = (
+        f"{now + timedelta(hours=start):%H}:00-{now + timedelta(hours=start + 2):%H}:00" for start in (-1, 3)
+    )
+    script = 'id -u; stat -f -c %T ~; cat ~/note 2>/dev/null || echo empty; echo "$(id -u)" >~/note'
+    seen = []
+    for number, (scada, software) in enumerate(((here, elsewhere), (elsewhere, here)), 1):
+        declare_hours(utility, tmp_path / "hours.yaml", scada, software)
+        since = utility.next_audit()
+        seen.append(utility.login("sally", script).out.split())
+        record = utility.wait_for_audit(since, lambda r: r["event"] == "login")
+        assert f"rule {number} of `login`" in utility.check("explain", "--event", str(record["id"]))
+    declare_hours(utility, tmp_path / "hours.yaml", elsewhere, elsewhere)
+    neither = utility.login("sally", script)
+    assert (neither.out, "no login rule fits" in neither.err) == ("", True), neither
+    utility.check("up", "--yes", str(utility.file))
+    # Her UID is the one that she has there, and each community's home is on the file server.
+    assert seen == [["21001", "nfs", "empty"], ["1001", "nfs", "empty"]]
 
 
 # -- the share of tools ------------------------------------------------------------------------------------------------

@@ -160,7 +160,8 @@ _FIREWALL_FIELDS = {"SRC": "claimed_source", "DST": "claimed_target", "PROTO": "
 
 
 def _record_firewall_denial(agent: Agent, firewall: str, untrusted_line: str) -> None:
-    words = untrusted_line.split()[:64]
+    # What follows a bracket is the packet that an error of ICMP quotes.
+    words = untrusted_line.partition("[")[0].split()[:64]
     if len(words) > 1 and words[0] == GATEWAY_PREFIX and words[1] in set(Reason):
         _record_request(agent, firewall, Reason(words[1]), untrusted_line)
     if len(words) < 2 or words[0] != LOG_PREFIX or words[1] not in set(FlowDenial):
