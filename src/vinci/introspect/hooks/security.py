@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vinci.introspect.btf import Kind
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
 from vinci.introspect.guest import Guest
@@ -62,6 +63,15 @@ def _security_hooks(guest: Guest) -> list[SecurityHook]:
     return found
 
 
+def hook_name(guest: Guest, head: int) -> str:
+    """What the security hook is called whose list begins at link address `head`: `security hook file_open`."""
+    btf = guest.layout.btf
+    offset = 8 * (head - guest.profile.symbols["security_hook_heads"])
+    members = btf.members(btf.type(btf.find("security_hook_heads", Kind.STRUCT)))
+    found = next((member.name for member in members if member.bits == offset), None)
+    return f"security hook {found}" if found else guest.profile.symbols.describe(head)
+
+
 def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     """Check all of them. Raises Unreadable, Broken."""
     del trusted
@@ -77,4 +87,4 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
             what = f"a security hook calls {code.describe(hook.function)}, which is no certified function"
         else:
             continue
-        sample.add(("security", hook.head, hook.address), Check.HOOKS, what, guest.profile.symbols.describe(hook.head))
+        sample.add(("security", hook.head, hook.address), Check.HOOKS, what, hook_name(guest, hook.head))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest, struct_reader
-from vinci.introspect.hooks.security import security_hooks
+from vinci.introspect.hooks.security import hook_name, security_hooks
 from vinci.introspect.memory import Implausible
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.selinux.form import Form, Record, Section, differences
@@ -123,7 +123,7 @@ def _hooks(guest: Guest, sample: Sample) -> None:
         if hook not in attached:
             head = guest.profile.elf.u64(hook + guest.layout.offset("security_hook_list", "head"))
             what = "the kernel does not ask SELinux: a hook of it was taken away"
-            sample.add(("hook", hook), Check.SELINUX, what, symbols.describe(head))
+            sample.add(("hook", hook), Check.SELINUX, what, hook_name(guest, head))
 
 
 def _initial_contexts(guest: Guest, policy: int, trusted: Form, sample: Sample) -> None:
