@@ -26,50 +26,12 @@
 #include <linux/mount.h>
 #include <linux/slab.h>
 
+#include "track.h"
 #include "vinci.h"
 
-#define MAX_FILES	4096
-#define MAX_CLIENTS	64	/* of one file */
-#define MAX_EXTENTS	8	/* of one client in one file */
 #define MAX_WAITERS	3	/* server threads that wait for a client's earlier part */
 #define GAP_WAIT	(2 * HZ)
-#define FILES_BITS	8
 
-struct extent {
-	loff_t start, end;
-};
-
-struct client {
-	struct list_head list;	/* latest first */
-	__be32 address;
-	loff_t seen;		/* it may know every byte before this one, and none behind */
-	bool outdated;		/* its cache has missed other clients' bytes */
-	loff_t next;		/* where, in its own idea of the file, its last append ended */
-	struct extent mine[MAX_EXTENTS];
-	unsigned int newest;
-	/* The last append that went to another place than asked for, to know its repetition. */
-	struct { loff_t offset; unsigned long length; u32 crc; } moved;
-};
-
-struct tracked {
-	struct hlist_node node;
-	struct list_head lru;
-	refcount_t users;
-	dev_t device;
-	u64 number;
-	u32 version;
-	loff_t first_size;	/* bytes that were there before we looked: anybody may know them */
-	loff_t size;		/* after the last append */
-	struct mutex lock;
-	wait_queue_head_t grown;
-	struct list_head clients;
-	unsigned int client_count;
-};
-
-static DEFINE_SPINLOCK(files_lock);
-static struct hlist_head files[1 << FILES_BITS];
-static LIST_HEAD(files_lru);
-static atomic_t file_count = ATOMIC_INIT(0);
 static atomic_t waiters = ATOMIC_INIT(0);
 static int (*inode_permission_lsm)(struct inode *inode, int mask);
 static const struct cred *compare_cred;
@@ -88,143 +50,24 @@ bool append_only(struct inode *inode)
 	return !selinux_may(inode, MAY_WRITE | MAY_APPEND | MAY_ACCESS);
 }
 
-static struct hlist_head *bucket(const struct inode *inode)
-{
-	return &files[hash_64(inode->i_ino ^ inode->i_sb->s_dev, FILES_BITS)];
-}
-
-static struct tracked *find_file(const struct inode *inode)
-{
-	struct tracked *file;
-
-	hlist_for_each_entry(file, bucket(inode), node)
-		if (file->number == inode->i_ino && file->device == inode->i_sb->s_dev &&
-		    file->version == inode->i_generation)
-			return file;
-	return NULL;
-}
-
-static void forget_clients(struct tracked *file)
-{
-	struct client *client, *next;
-
-	list_for_each_entry_safe(client, next, &file->clients, list)
-		kfree(client);
-	INIT_LIST_HEAD(&file->clients);
-	file->client_count = 0;
-}
-
-static void untrack_file(struct tracked *file)
-{
-	if (!refcount_dec_and_test(&file->users))
-		return;
-	forget_clients(file);
-	kfree(file);
-}
-
-/* Call with files_lock held. */
-static void forget_file(struct tracked *file)
-{
-	hlist_del(&file->node);
-	list_del(&file->lru);
-	atomic_dec(&file_count);
-	untrack_file(file);
-}
-
-static struct tracked *track_file(struct inode *inode, bool make)
-{
-	struct tracked *file, *new = NULL;
-
-	if (make) {
-		new = kzalloc(sizeof(*new), GFP_KERNEL);
-		if (!new)
-			return NULL;
-		new->device = inode->i_sb->s_dev;
-		new->number = inode->i_ino;
-		new->version = inode->i_generation;
-		new->first_size = i_size_read(inode);
-		refcount_set(&new->users, 2);
-		mutex_init(&new->lock);
-		init_waitqueue_head(&new->grown);
-		INIT_LIST_HEAD(&new->clients);
-	}
-	spin_lock(&files_lock);
-	file = find_file(inode);
-	if (file) {
-		refcount_inc(&file->users);
-		list_move(&file->lru, &files_lru);
-	} else if (new) {
-		if (atomic_read(&file_count) >= MAX_FILES)
-			forget_file(list_last_entry(&files_lru, struct tracked, lru));
-		hlist_add_head(&new->node, bucket(inode));
-		list_add(&new->lru, &files_lru);
-		atomic_inc(&file_count);
-		file = new;
-		new = NULL;
-	}
-	spin_unlock(&files_lock);
-	kfree(new);
-	return file;
-}
-
-/* Call with the file's lock held, as all below. */
-static struct client *find_client(struct tracked *file, __be32 address)
-{
-	struct client *client;
-
-	list_for_each_entry(client, &file->clients, list)
-		if (client->address == address)
-			return client;
-	return NULL;
-}
-
-static struct client *get_client(struct tracked *file, __be32 address)
-{
-	struct client *client = find_client(file, address);
-
-	if (!client && file->client_count >= MAX_CLIENTS) {
-		client = list_last_entry(&file->clients, struct client, list);
-		list_del(&client->list);
-		/* What the forgotten one knew, anybody may know from now on. */
-		file->first_size = max(file->first_size, client->seen);
-		file->client_count--;
-		kfree(client);
-		client = NULL;
-	}
-	if (client) {
-		list_move(&client->list, &file->clients);
-		return client;
-	}
-	client = kzalloc(sizeof(*client), GFP_KERNEL);
-	if (!client)
-		return NULL;
-	client->address = address;
-	client->seen = file->first_size;
-	client->next = -1;
-	client->moved.offset = -1;
-	list_add(&client->list, &file->clients);
-	file->client_count++;
-	return client;
-}
-
 void append_seen(struct inode *inode, __be32 address, loff_t end)
 {
 	struct tracked *file;
 	struct client *client;
 
-	if (!atomic_read(&file_count))
+	if (!track_any())
 		return;
-	file = track_file(inode, false);
+	file = track_get(inode, false);
 	if (!file)
 		return;
 	mutex_lock(&file->lock);
-	client = get_client(file, address);
+	client = track_client(file, address);
 	if (client)
 		client->seen = max(client->seen, end);
 	else
 		file->first_size = max(file->first_size, end);
 	mutex_unlock(&file->lock);
-	untrack_file(file);
+	track_put(file);
 }
 
 /* What the reply to a write tells of the file, a client takes for its own doing: it would not see the change. */
@@ -246,15 +89,15 @@ void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
 	struct tracked *file;
 	struct client *client;
 
-	if (!atomic_read(&file_count) || !S_ISREG(inode->i_mode))
+	if (!track_any() || !S_ISREG(inode->i_mode))
 		return;
-	file = track_file(inode, false);
+	file = track_get(inode, false);
 	if (!file)
 		return;
 	/* We may hold the inode's own lock, which an append takes after this one. Next time will do. */
 	if (!mutex_trylock(&file->lock))
 		goto out;
-	client = find_client(file, subjects_address(rqstp));
+	client = track_find_client(file, subjects_address(rqstp));
 	if (client && client->outdated && !writes(rqstp)) {
 		client->outdated = false;
 		/* NFSv4 looks at the version, NFSv3 at the time. In memory only: it need not outlive the caches. */
@@ -263,34 +106,7 @@ void append_refresh(struct svc_rqst *rqstp, struct inode *inode)
 	}
 	mutex_unlock(&file->lock);
 out:
-	untrack_file(file);
-}
-
-static void remember(struct client *client, loff_t start, loff_t end)
-{
-	struct extent *newest = &client->mine[client->newest % MAX_EXTENTS];
-
-	if (newest->end == start && newest->end > newest->start)
-		newest->end = end;
-	else
-		client->mine[++client->newest % MAX_EXTENTS] = (struct extent){ start, end };
-	client->seen = max(client->seen, end);
-}
-
-static bool wrote_itself(const struct client *client, loff_t start, loff_t end)
-{
-	bool found = true;
-	int i;
-
-	while (start < end && found) {
-		found = false;
-		for (i = 0; i < MAX_EXTENTS; i++)
-			if (client->mine[i].start <= start && start < client->mine[i].end) {
-				start = client->mine[i].end;
-				found = true;
-			}
-	}
-	return start >= end;
+	track_put(file);
 }
 
 /* True when the first @length bytes of @vec are what is stored at @offset. */
@@ -378,7 +194,7 @@ static struct verdict judge(struct client *client, const struct path *path, loff
 	struct inode *inode = d_inode(path->dentry);
 	loff_t size = i_size_read(inode), end = offset + length;
 	loff_t known = min3(size, end, client->seen);
-	bool own = wrote_itself(client, offset, known);
+	bool own = track_wrote_itself(client, offset, known);
 
 	if (offset == size)
 		return (struct verdict){ .status = nfs_ok };
@@ -444,12 +260,12 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 
 	if (i_size_read(inode) < file->size) {
 		/* Somebody who may write has cut it: what was known of it holds no more. */
-		forget_clients(file);
+		track_forget_clients(file);
 		file->size = file->first_size = i_size_read(inode);
 	}
 	if (offset > i_size_read(inode))
 		status = wait_for_growth(file, inode, offset);
-	client = get_client(file, subjects_address(rqstp));
+	client = track_client(file, subjects_address(rqstp));
 	if (status || !client)
 		return status ?: nfserr_jukebox;
 	verdict = judge(client, &opened->f_path, offset, vec, vlen, length);
@@ -468,7 +284,7 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 	*count = verdict.skip + rest;
 	if (rest) {
 		client->outdated |= verdict.moved || client->seen < start;
-		remember(client, start, start + rest);
+		track_wrote(client, start, start + rest);
 		client->next = offset + *count;
 		file->size = start + rest;
 		wake_up_all(&file->grown);
@@ -492,7 +308,7 @@ __be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset, s
 	opened = dentry_open(&path, O_WRONLY | O_APPEND | O_LARGEFILE, current_cred());
 	if (IS_ERR(opened))
 		return PTR_ERR(opened) == -EACCES ? nfserr_acces : nfserr_io;
-	file = track_file(d_inode(path.dentry), true);
+	file = track_get(d_inode(path.dentry), true);
 	if (!file) {
 		fput(opened);
 		return nfserr_jukebox;
@@ -500,7 +316,7 @@ __be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset, s
 	mutex_lock(&file->lock);
 	status = append_locked(rqstp, fhp, file, opened, offset, vec, vlen, count, verifier);
 	mutex_unlock(&file->lock);
-	untrack_file(file);
+	track_put(file);
 	fput(opened);
 	return status;
 }
@@ -521,11 +337,6 @@ int append_init(void)
 
 void append_exit(void)
 {
-	struct tracked *file, *next;
-
-	spin_lock(&files_lock);
-	list_for_each_entry_safe(file, next, &files_lru, lru)
-		forget_file(file);
-	spin_unlock(&files_lock);
+	track_forget_all();
 	put_cred(compare_cred);
 }

@@ -5,6 +5,7 @@
  * subjects.c  who a request acts as: the table of grants
  * patch.c     where the server is bent: a livepatch of nfsd
  * append.c    append-only files that stay correct with several clients
+ * track.c     what each client may know of such a file
  * events.c    the ring of denied requests that fs-events reads
  */
 #ifndef VINCI_H
