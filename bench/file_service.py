@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What enforcement costs the file service: the FS-VM as it is, beside the same image with a plain NFS server.
 
-Both serve one client VM in turn. Measured is the processor time that each server's QEMU takes for the same requests:
-under emulation that follows the number of instructions, and hardly the machine's other load. The least of all rounds
-counts. Needs root; about five minutes.
+Both serve one client VM in turn, the same requests, round by round. Two figures for each kind of request: the rate that
+the client sees (median of the rounds; it wants a quiet machine), and the processor time that the server's QEMU takes
+(the least of the rounds: under emulation that follows the number of instructions, and hardly the machine's other load).
+Needs root; about five minutes.
 
     .venv/bin/python bench/file_service.py [ROUNDS]
 """
@@ -12,8 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
+import statistics
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -71,23 +76,31 @@ echo Y >/proc/fs/nfsd/v4_end_grace || true
 """
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What one step of a round took: seconds at the client, seconds of the server's processor."""
+
+    wall: float
+    processor: float
+
+
 def busy(machine: Machine) -> float:
     """Seconds of processor time that the machine has taken so far."""
     fields = Path(f"/proc/{machine.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def measure(server: Machine, clients: Machine, client: Client, version: str) -> dict[str, float]:
-    """Processor time of one round, by step."""
+async def measure(server: Machine, clients: Machine, client: Client, version: str) -> dict[str, Cost]:
+    """The cost of one round, by step."""
     command = f"as {client.name} 20001 python3 /run/t/bench.py /m/{client.name}-{version}"
     process = await clients.channel.process(f". /run/t/client.sh; {command}")
-    used: dict[str, float] = {}
+    used: dict[str, Cost] = {}
     for step in STEPS:
-        before = busy(server)
+        before, begun = busy(server), time.monotonic()
         process.stdin.write(f"{step}\n".encode())
         if (await asyncio.wait_for(process.stdout.readline(), 120)).strip() != b"done":
             raise OSError(f"{client.name} {version} {step}: {(await process.stderr.read()).decode()}")
-        used[step] = busy(server) - before
+        used[step] = Cost(time.monotonic() - begun, busy(server) - before)
     process.stdin.write_eof()
     await process.wait_closed()
     return used
@@ -130,25 +143,34 @@ async def start(rig: Rig) -> tuple[Machine, Machine, Machine]:
     return enforced, plain, clients
 
 
+def report(version: str, step: str, ours: list[Cost], theirs: list[Cost]) -> None:
+    """A row: plain and enforced, and the ratio of the enforcing server's rate to the plain one's, by both measures."""
+    wall = [statistics.median(cost.wall for cost in costs) for costs in (theirs, ours)]
+    processor = [min(cost.processor for cost in costs) for costs in (theirs, ours)]
+    print(
+        f"NFSv{version:4}{step:8}plain, enforced: "
+        f"{wall[0]:6.2f} s {wall[1]:6.2f} s {wall[0] / wall[1]:5.2f}   "
+        f"{processor[0]:6.2f} s {processor[1]:6.2f} s {processor[0] / processor[1]:5.2f}",
+        flush=True,
+    )
+
+
 async def main(rounds: int) -> None:
     """Measure in turn, print the ratio plain / enforced (1.0: enforcement costs nothing)."""
     images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
     rig = Rig(images, Path(tempfile.mkdtemp(prefix="vinci-fs-bench-")))
     try:
         enforced, plain, clients = await start(rig)
-        print(f"least processor time of the server in {rounds} rounds; 1.00: enforcement costs nothing")
+        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, TCG; {rounds} rounds in turn")
+        print("1.00: enforcement costs nothing     rate at the client      server's processor")
         for version in ("4.2", "3"):
-            ours: list[dict[str, float]] = []
-            theirs: list[dict[str, float]] = []
+            ours: list[dict[str, Cost]] = []
+            theirs: list[dict[str, Cost]] = []
             for _ in range(rounds):
                 ours.append(await measure(enforced, clients, ENFORCED, version))
                 theirs.append(await measure(plain, clients, PLAIN, version))
             for step in STEPS:
-                mine, other = (min(one[step] for one in many) for many in (ours, theirs))
-                print(
-                    f"NFSv{version:4}{step:8} plain {other:5.2f} s, enforced {mine:5.2f} s: {other / mine:4.2f}",
-                    flush=True,
-                )
+                report(version, step, [one[step] for one in ours], [one[step] for one in theirs])
     finally:
         await rig.close()
 
