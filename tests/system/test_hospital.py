@@ -67,3 +67,20 @@ def test_wrong_password_is_denied_and_recorded(hospital: Installation) -> None:
 def test_a_user_cannot_enter_a_foreign_community(hospital: Installation) -> None:
     done = hospital.login("sally", "id", "--community", "doctors")
     assert done.status == 1
+
+
+def test_a_user_has_the_same_rights_over_nfs_version_3(hospital: Installation) -> None:
+    server = hospital.login("sally", "sed -n 's/:.prescriptions .*//p' /proc/mounts").out.strip()
+    options = "vers=3,proto=tcp,mountproto=tcp,port=2049,mountport=20048,nolock,sec=sys"
+    done = hospital.root(
+        "nurses-1", f"mkdir -p /run/v3 && mount -t nfs -o {options} {server}:/srv/prescriptions /run/v3"
+    )
+    assert done.status == 0, done
+    try:
+        file = "/run/v3/.vinci-verify"
+        done = hospital.login("sally", f"cat {file} >/dev/null && echo read; echo x >>{file} || echo refused")
+        assert done.out.split() == ["read", "refused"], done
+        done = hospital.root("nurses-1", f"cat {file}")
+        assert done.status != 0, "UID 0 has no subject"
+    finally:
+        assert hospital.root("nurses-1", "umount /run/v3").status == 0
