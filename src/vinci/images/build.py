@@ -147,7 +147,6 @@ class _Kernel:
     tree: Path
     release: str
     extra_modules: tuple[Path, ...]
-    channel: Path
 
 
 def _build(spec: ImageSpec, ingredients: inputs.Ingredients, work: Path, progress: Progress) -> None:
@@ -240,10 +239,7 @@ def _kernel(spec: ImageSpec, versions: dict[str, str], work: Path, progress: Pro
     tree = _kept(work, "kernel", inputs.text_digest(spec.kernel_release, version), make_tree)
     sources = inputs.file_digests(GUEST_DIRECTORY / "kernel")
     modules = _kept(work, "module", inputs.text_digest(spec.kernel_release, version, sources), make_modules)
-    channel = folder / "channel"
-    compile_ = ["gcc", "-Wall", "-Wextra", "-O2", "-static", "-s", "-o", str(channel)]
-    run([*compile_, str(GUEST_DIRECTORY / "init/channel.c")], log=log)
-    return _Kernel(tree, spec.kernel_release, tuple(sorted(modules.glob("*.ko"))), channel)
+    return _Kernel(tree, spec.kernel_release, tuple(sorted(modules.glob("*.ko"))))
 
 
 def _root(root: RootSpec, kernel: _Kernel, tree: Path, images: Images, work: Path, progress: Progress) -> None:
@@ -253,7 +249,7 @@ def _root(root: RootSpec, kernel: _Kernel, tree: Path, images: Images, work: Pat
     rootfs.add_extra_modules(tree, kernel.release, extra)
     for module in (*modules, *extra):
         shutil.copyfile(module, images.modules / module.name)
-    rootfs.add_guest_files(tree, rootfs.guest_sources(GUEST_DIRECTORY, root.guest, root.python), kernel.channel)
+    rootfs.add_guest_files(tree, rootfs.guest_sources(GUEST_DIRECTORY, root.guest, root.python))
     if root.kind is RootKind.APP:
         shutil.copyfile(images.app_policy, tree / APP_POLICY)
         image, manifest = images.app_root, images.app_manifest

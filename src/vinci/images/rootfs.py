@@ -91,7 +91,7 @@ def guest_sources(
     return tuple(sorted(files, key=lambda pair: pair[1]))
 
 
-def add_guest_files(tree: Path, files: tuple[tuple[Path, str], ...], channel: Path) -> None:
+def add_guest_files(tree: Path, files: tuple[tuple[Path, str], ...]) -> None:
     """Put our own files into `tree`. A file that begins with #! becomes executable; all belong to root."""
     (tree / "usr/lib/vinci").mkdir(mode=0o755)
     for source, path in files:
@@ -100,8 +100,6 @@ def add_guest_files(tree: Path, files: tuple[tuple[Path, str], ...], channel: Pa
         target.parent.mkdir(mode=0o755, exist_ok=True)
         target.write_bytes(content)
         target.chmod(0o755 if content.startswith(b"#!") else 0o644)
-    shutil.copyfile(channel, tree / "usr/lib/vinci/channel")
-    (tree / "usr/lib/vinci/channel").chmod(0o755)
     (tree / "usr/lib/vinci/busybox").symlink_to("/usr/bin/busybox")
     for path, text in _FIXED_FILES.items():
         (tree / path).unlink(missing_ok=True)

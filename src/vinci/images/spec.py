@@ -181,6 +181,7 @@ APP_POLICY = "usr/lib/vinci/policy"
 """Where the APP-VM's image holds its SELinux policy."""
 
 GUEST_FILES = {
+    "channel.py": "usr/lib/vinci/channel.py",
     "inittab": "etc/inittab",
     "network": "usr/lib/vinci/network",
     "rc": "usr/lib/vinci/rc",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from vinci.plan.types import VmKind
 
 _OWN = {
-    *("/usr/lib/vinci/channel", "/usr/sbin/sshd"),
+    *("/usr/bin/python3.11", "/usr/sbin/sshd"),  # the control channel
     *("/usr/bin/bash", "/usr/bin/busybox", "/usr/bin/dash", "/usr/bin/ip", "/usr/bin/kmod", "/usr/sbin/nft"),
     *("/usr/bin/cat", "/usr/bin/chmod", "/usr/bin/chown", "/usr/bin/dd", "/usr/bin/grep", "/usr/bin/head"),
     *("/usr/bin/hostname", "/usr/bin/kill", "/usr/bin/ln", "/usr/bin/mkdir", "/usr/bin/mktemp", "/usr/bin/mount"),
@@ -29,7 +29,7 @@ _FILE_SERVICE = {
     *("/usr/bin/getfattr", "/usr/bin/mountpoint", "/usr/bin/setfattr", "/usr/sbin/e2fsck", "/usr/sbin/mke2fs"),
     *("/usr/sbin/exportfs", "/usr/sbin/nfsdcld", "/usr/sbin/rpc.mountd", "/usr/sbin/rpc.nfsd", "/usr/sbin/rpcbind"),
 }
-_FIREWALL = {"/usr/bin/python3.11", "/usr/bin/setpriv"}
+_FIREWALL = {"/usr/bin/setpriv"}
 
 PROGRAMS: dict[VmKind, frozenset[str] | None] = {
     VmKind.APP: None,
