@@ -11,8 +11,10 @@ import socket
 import sqlite3
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from installation import Installation
@@ -53,6 +55,14 @@ def _wait_for_agent(hospital: Installation, seconds: float = 60) -> None:
     raise AssertionError("no agent took over")
 
 
+def _wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for what no event tells."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_killed_agent_loses_nothing(hospital: Installation) -> None:
     before = _qemus(hospital)
     assert len(before) == len(hospital.status()["vms"])
@@ -63,6 +73,30 @@ def test_a_killed_agent_loses_nothing(hospital: Installation) -> None:
     assert supervisor in _agents(hospital)
     assert "nothing changed" in hospital.check("up", str(hospital.file))
     assert hospital.login("sally", "echo still here").out == "still here\n"
+
+
+def test_the_next_agent_records_what_a_firewall_denied_meanwhile_and_nothing_twice(hospital: Installation) -> None:
+    def knock(port: int) -> None:
+        hospital.root("administration-1", f"timeout 1 bash -c 'exec 3<>/dev/tcp/{hospital.address('nurses-1')}/{port}'")
+
+    def denied(port: int) -> Callable[[dict[str, Any]], bool]:
+        return lambda record: record["event"] == "flow-denied" and record.get("target_port") == str(port)
+
+    def place() -> str:
+        with sqlite3.connect(f"file:{hospital.state}/n1/node.db?mode=ro", uri=True) as database:
+            rows = database.execute("select value from fact where name = 'events of administration-fw'").fetchall()
+        return str(rows[0][0]) if rows else ""
+
+    since, before = hospital.next_audit(), place()
+    knock(4001)
+    hospital.wait_for_audit(since, denied(4001))
+    _wait_until(lambda: place() != before)
+    number = sum(map(denied(4001), hospital.audit(since)))
+    os.kill(_agents(hospital)[1], signal.SIGKILL)
+    _wait_for_agent(hospital)
+    knock(4002)
+    hospital.wait_for_audit(since, denied(4002))
+    assert sum(map(denied(4001), hospital.audit(since))) == number
 
 
 def test_a_killed_agent_and_supervisor_are_replaced_by_the_next_up(hospital: Installation) -> None:

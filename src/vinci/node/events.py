@@ -7,7 +7,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Callable
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from vinci.node.channel import ChannelError
 from vinci.node.packet_log import DroppedFrame, LostRecords, PacketLog
 from vinci.plan.firewall_rules import LOG_PREFIX, FlowDenial
 from vinci.plan.types import NodePlan
+from vinci.store.sqlite import Store
 
 if TYPE_CHECKING:
     from vinci.node.agent import Agent
@@ -114,19 +116,66 @@ def _vm_at(plan: NodePlan | None, tap: str) -> str | None:
 
 async def watch_file_server(agent: Agent, server: str) -> None:
     """Record each request that an FS-VM denied, for ever."""
-    await _watch(agent, server, "fs-events", _record_file_denial)
+    await _watch(agent, server, lambda: _lines(agent, server, "fs-events"), _record_file_denial)
 
 
 async def watch_firewall(agent: Agent, firewall: str) -> None:
     """Record the packets that an FW-VM did not let cross, and the requests that its gateways did not, for ever."""
-    await _watch(agent, firewall, "fw-events", _record_firewall_denial)
+    place = _Place(agent.store, firewall)
+
+    async def lines() -> AsyncIterator[str]:
+        async for untrusted_line in _lines(agent, firewall, f"fw-events {place.now}"):
+            untrusted_place, _, untrusted_event = untrusted_line.partition(" ")
+            if _PLACE.fullmatch(untrusted_place):
+                place.move(untrusted_place)
+                yield untrusted_event
+
+    try:
+        await _watch(agent, firewall, lines, _record_firewall_denial)
+    finally:
+        place.save()
 
 
-async def _watch(agent: Agent, vm: str, command: str, record: Callable[[Agent, str, str], None]) -> None:
+_PLACE = re.compile(r"[0-9a-f-]{36}:[0-9]{1,18}", re.ASCII)
+"""Of a line of `fw-events`: the guest's boot, and the number of the record in its kernel's log."""
+PLACE_SECONDS = 1.0
+"""After an agent's sudden end, what was recorded in the last so many seconds may be recorded once more."""
+
+
+class _Place:
+    """How far the log of an FW-VM was recorded; the next agent goes on there."""
+
+    def __init__(self, store: Store, firewall: str) -> None:
+        self._store, self._fact = store, f"events of {firewall}"
+        self._saving: asyncio.TimerHandle | None = None
+        self.now = self._store.fact(self._fact) or ""
+
+    def move(self, place: str) -> None:
+        self.now = place
+        if self._saving is None:
+            self._saving = asyncio.get_running_loop().call_later(PLACE_SECONDS, self.save)
+
+    def save(self) -> None:
+        if self._saving is not None:
+            self._saving.cancel()
+            self._saving = None
+            try:
+                self._store.set_fact(self._fact, self.now)
+            except sqlite3.Error:
+                _LOG.exception("how far events were recorded cannot be stored")
+
+
+def _lines(agent: Agent, vm: str, command: str) -> AsyncIterator[str]:
+    return agent.guests.channel(vm).lines(f"exec /usr/lib/vinci/{command}")
+
+
+async def _watch(
+    agent: Agent, vm: str, lines: Callable[[], AsyncIterator[str]], record: Callable[[Agent, str, str], None]
+) -> None:
     budget = Budget()
     while True:
         try:
-            async for line in agent.guests.channel(vm).lines(f"exec /usr/lib/vinci/{command}"):
+            async for line in lines():
                 _within(agent, budget, vm, partial(record, agent, vm, line))
         except ChannelError:
             pass  # reported by the reconcile loop; here only wait for it to come back
