@@ -15,22 +15,11 @@ from dataclasses import dataclass
 from vinci.introspect.guest import Guest
 from vinci.introspect.memory import PAGE_SIZE
 from vinci.introspect.profile.elf import Elf
+from vinci.introspect.sites import NOPS
 
 _ALTERNATIVE = struct.Struct("<iiHBB")
 """struct alt_instr: relative addresses of the instruction and of its replacement, CPU feature, both lengths."""
 _IMAGE = "vdso_image_64"
-_NOPS = (
-    b"",
-    b"\x90",
-    b"\x66\x90",
-    b"\x0f\x1f\x00",
-    b"\x0f\x1f\x40\x00",
-    b"\x0f\x1f\x44\x00\x00",
-    b"\x66\x0f\x1f\x44\x00\x00",
-    b"\x0f\x1f\x80\x00\x00\x00\x00",
-    b"\x0f\x1f\x84\x00\x00\x00\x00\x00",
-)
-"""The kernel's padding by length (`x86_nops`)."""
 Places = dict[int, tuple[bytes, ...]]
 """What may stand at an offset; all of one length."""
 
@@ -82,4 +71,4 @@ def allowed_places(image: bytes) -> Places:
 
 
 def _padding(length: int) -> bytes:
-    return _NOPS[8] * (length // 8) + _NOPS[length % 8]
+    return NOPS[8] * (length // 8) + NOPS[length % 8]
