@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/system"))
 
 from installation import Installation  # noqa: E402
+from processes import agents, pids  # noqa: E402
 from tamper import changed_text  # noqa: E402
-from test_agent import _agents, _pids  # noqa: E402
 from test_introspection import wait_for  # noqa: E402
 
 VICTIM = "strict-1"
@@ -59,10 +59,10 @@ def main() -> None:
 
 def _shares(installation: Installation) -> tuple[float, float]:
     """What the agent and the checker use of a core while nothing happens."""
-    pids = _agents(installation)[1], *_pids("vinci.introspect.checker", f"{installation.state}/")
-    before = [_processor_seconds(pid) for pid in pids]
+    watched = agents(installation)[1], *pids("vinci.introspect.checker", f"{installation.state}/")
+    before = [_processor_seconds(pid) for pid in watched]
     time.sleep(WATCHED_SECONDS)
-    agent, checker = ((_processor_seconds(pid) - b) / WATCHED_SECONDS for pid, b in zip(pids, before, strict=True))
+    agent, checker = ((_processor_seconds(pid) - b) / WATCHED_SECONDS for pid, b in zip(watched, before, strict=True))
     return agent, checker
 
 

@@ -19,12 +19,12 @@ from typing import Any
 
 import pytest
 from installation import PASSWORD, VINCI, Installation
+from processes import agents, pids, wait_for_agent
 from rootkit.build import rootkit_module
 from rootkit.driver import Trick
 from rootkit.expected import EXPECTED, Expected, lines, named
 from rootkit.policies import laxer_policy
 from tamper import SELINUX_ENFORCING, changed_byte, changed_text
-from test_agent import _agents, _pids, _wait_for_agent
 
 from vinci.images.build import find_images
 from vinci.introspect.findings import Check, Finding, Severity
@@ -85,7 +85,7 @@ def _event(installation: Installation, since: int, event: str, vm: str | None = 
 
 
 def _checker(installation: Installation) -> int:
-    (pid,) = _pids("vinci.introspect.checker", f"{installation.state}/")
+    (pid,) = pids("vinci.introspect.checker", f"{installation.state}/")
     return pid
 
 
@@ -231,14 +231,14 @@ def test_quarantine_cuts_ports_and_rights_and_outlives_the_agent_and_the_vm(watc
             watched.check("up", str(watched.file))
             assert not _reaches_file_server(watched)
 
-            _supervisor, agent = _agents(watched)
+            _supervisor, agent = agents(watched)
             os.kill(agent, signal.SIGKILL)
-            _wait_for_agent(watched)
+            wait_for_agent(watched)
             assert trust_of(watched)["strict-1"]["verdict"] == "compromised"
             assert not _reaches_file_server(watched)
             assert watched.vinci("release", "strict-1", *REASON).status == 1
 
-    (victim,) = _pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
+    (victim,) = pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
     os.kill(victim, signal.SIGKILL)
     _event(watched, since, "vm-started", "strict-1")
     trust = wait_for(watched, lambda trust: trust["strict-1"]["releasable"], seconds=120)
@@ -329,7 +329,7 @@ def test_a_stopped_vm_starts_again_only_when_it_was_released(watched: Installati
     with changed_text(watched, "harsh-1"):
         _event(watched, since, "vm-stopped", "harsh-1")
     watched.check("up", str(watched.file))
-    assert not _pids("qemu-system", "guest=harsh-1,", f"{watched.state}/")
+    assert not pids("qemu-system", "guest=harsh-1,", f"{watched.state}/")
     assert trust_of(watched)["harsh-1"]["verdict"] == "compromised"
     watched.check("release", "harsh-1", *REASON)
     _event(watched, since, "vm-started", "harsh-1")
@@ -358,9 +358,9 @@ def test_a_stopped_checker_is_noticed_and_replaced(watched: Installation) -> Non
 
 def test_a_killed_agent_takes_its_checker_along(watched: Installation) -> None:
     before = _checker(watched)
-    _supervisor, agent = _agents(watched)
+    _supervisor, agent = agents(watched)
     os.kill(agent, signal.SIGKILL)
-    _wait_for_agent(watched)
+    wait_for_agent(watched)
     wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
     assert _checker(watched) != before
 
@@ -385,7 +385,7 @@ def test_a_kernel_started_by_another_is_named_and_ends_with_the_vm(watched: Inst
     assert watched.root("strict-1", replace).status == 0
     _event(watched, since, "vm-quarantined", "strict-1")
     wait_for(watched, lambda trust: any(line.startswith(Check.PLACE) for line in told(trust["strict-1"])))
-    (victim,) = _pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
+    (victim,) = pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
     os.kill(victim, signal.SIGKILL)
     wait_for(watched, lambda trust: trust["strict-1"]["releasable"], seconds=120)
     watched.check("release", "strict-1", *REASON)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from installation import PASSWORD, VINCI, Installation
-from test_agent import _agents, _pids, _wait_for_agent
+from processes import agents, pids, wait_for_agent
 
 from vinci.node.authenticate import hash_password
 from vinci.node.paths import NodePaths
@@ -75,7 +75,7 @@ def _start(installation: Installation, *words: str) -> subprocess.Popen[bytes]:
 
 
 def _kill_agent(installation: Installation, *, supervisor: bool) -> None:
-    pids = _agents(installation)
+    pids = agents(installation)
     for pid in pids if supervisor else pids[1:]:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ def _kill_agent(installation: Installation, *, supervisor: bool) -> None:
 def _vms_by_name(installation: Installation) -> Counter[str]:
     """How many QEMU processes run of each VM."""
     names: Counter[str] = Counter()
-    for pid in _pids("qemu-system", f"{installation.state}/"):
+    for pid in pids("qemu-system", f"{installation.state}/"):
         line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         names[line[line.index(b"-name") + 1].decode().split(",")[0].removeprefix("guest=")] += 1
     return names
@@ -126,7 +126,7 @@ def test_killed_while_somebody_logs_in_works_and_leaves(ward: Installation, mome
         time.sleep(moments.uniform(0.0, 4.0))
         _kill_agent(ward, supervisor=False)
         login.communicate(timeout=120)
-        _wait_for_agent(ward, seconds=120)
+        wait_for_agent(ward, seconds=120)
     done = ward.login("ann", "echo y >> ~/lines && tail -n 1 ~/lines")
     assert done.out == "y\n", done
     _assert_whole(ward)
@@ -134,7 +134,7 @@ def test_killed_while_somebody_logs_in_works_and_leaves(ward: Installation, mome
 
 def _throttled(installation: Installation, vm: str) -> int:
     """How often the kernel has held a VM's processors back, from the cpu controller's cpu.stat (cgroup v1 or v2)."""
-    (pid,) = _pids("qemu-system", f"guest={vm},", f"{installation.state}/")
+    (pid,) = pids("qemu-system", f"guest={vm},", f"{installation.state}/")
     groups = (line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
     total = 0
     for _number, controllers, path in groups:

@@ -20,7 +20,7 @@ from service import Running, Service, start
 from vinci.images.build import ensure_images
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def running() -> Iterator[Running]:
     """The machines; gone afterwards, whatever happens."""
     images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))

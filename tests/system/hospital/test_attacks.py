@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 from installation import PASSWORD, VINCI, Installation
-from test_agent import _pids, _wait_for_agent
+from processes import pids, wait_for_agent
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 ATTACKER = "doctors-1"
 OWN, FS, GATEWAY = "10.20.1.10", "10.20.1.2", "10.20.1.1"
 NURSES, NURSES_FS = "10.20.2.10", "10.20.2.2"
@@ -236,9 +236,9 @@ def test_garbage_on_the_control_channel_makes_only_that_vm_unreachable(hospital:
     states = {vm["name"]: vm["state"] for vm in hospital.status()["vms"]}
     assert states.pop(ATTACKER) == "unreachable"
     assert set(states.values()) == {"running"}
-    (victim,) = _pids("qemu-system", f"guest={ATTACKER},", f"{hospital.state}/")
+    (victim,) = pids("qemu-system", f"guest={ATTACKER},", f"{hospital.state}/")
     os.kill(victim, signal.SIGKILL)
-    _wait_for_agent(hospital, seconds=150)
+    wait_for_agent(hospital, seconds=150)
     assert hospital.login("anna", "echo back").out == "back\n"
 
 

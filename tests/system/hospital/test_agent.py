@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import grp
-import json
 import os
 import signal
 import socket
@@ -18,41 +17,7 @@ from typing import Any
 
 import pytest
 from installation import Installation
-
-
-def _pids(*words: str) -> list[int]:
-    """Processes whose command line holds all the words."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if all(word in line for word in words):
-            found.append(int(folder.name))
-    return sorted(found)
-
-
-def _qemus(hospital: Installation) -> list[int]:
-    return _pids("qemu-system", f"{hospital.state}/")
-
-
-def _agents(hospital: Installation) -> list[int]:
-    """The supervisor, then its agent."""
-    found = _pids("-m vinci.node", f"--state {hospital.state} ")
-    return sorted(
-        found, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in found
-    )
-
-
-def _wait_for_agent(hospital: Installation, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        done = hospital.vinci("status", "--json")
-        if done.status == 0 and {vm["state"] for vm in json.loads(done.out)["vms"]} == {"running"}:
-            return
-        time.sleep(0.3)
-    raise AssertionError("no agent took over")
+from processes import agents, pids, qemus, wait_for_agent
 
 
 def _wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -64,13 +29,13 @@ def _wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_a_killed_agent_loses_nothing(hospital: Installation) -> None:
-    before = _qemus(hospital)
+    before = qemus(hospital)
     assert len(before) == len(hospital.status()["vms"])
-    supervisor, agent = _agents(hospital)
+    supervisor, agent = agents(hospital)
     os.kill(agent, signal.SIGKILL)
-    _wait_for_agent(hospital)
-    assert _qemus(hospital) == before
-    assert supervisor in _agents(hospital)
+    wait_for_agent(hospital)
+    assert qemus(hospital) == before
+    assert supervisor in agents(hospital)
     assert "nothing changed" in hospital.check("up", str(hospital.file))
     assert hospital.login("sally", "echo still here").out == "still here\n"
 
@@ -92,35 +57,35 @@ def test_the_next_agent_records_what_a_firewall_denied_meanwhile_and_nothing_twi
     hospital.wait_for_audit(since, denied(4001))
     _wait_until(lambda: place() != before)
     number = sum(map(denied(4001), hospital.audit(since)))
-    os.kill(_agents(hospital)[1], signal.SIGKILL)
-    _wait_for_agent(hospital)
+    os.kill(agents(hospital)[1], signal.SIGKILL)
+    wait_for_agent(hospital)
     knock(4002)
     hospital.wait_for_audit(since, denied(4002))
     assert sum(map(denied(4001), hospital.audit(since))) == number
 
 
 def test_a_killed_agent_and_supervisor_are_replaced_by_the_next_up(hospital: Installation) -> None:
-    before = _qemus(hospital)
-    for pid in _agents(hospital):
+    before = qemus(hospital)
+    for pid in agents(hospital):
         os.kill(pid, signal.SIGKILL)
     hospital.check("up", str(hospital.file))
-    assert _qemus(hospital) == before
+    assert qemus(hospital) == before
 
 
 def test_a_vm_that_ends_by_itself_is_started_again_and_recorded(hospital: Installation) -> None:
     since = hospital.next_audit()
-    (victim,) = _pids("qemu-system", "guest=doctors-1,", f"{hospital.state}/")
+    (victim,) = pids("qemu-system", "guest=doctors-1,", f"{hospital.state}/")
     os.kill(victim, signal.SIGKILL)
     hospital.wait_for_audit(since, lambda r: r["event"] == "vm-stopped" and r.get("vm") == "doctors-1")
     hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == "doctors-1")
-    _wait_for_agent(hospital, seconds=120)
+    wait_for_agent(hospital, seconds=120)
     assert hospital.login("anna", "cat ~/.vinci-verify >/dev/null && echo home").out == "home\n"
 
 
 def test_a_stored_declaration_that_no_longer_validates_stops_nothing(hospital: Installation) -> None:
-    before = _qemus(hospital)
+    before = qemus(hospital)
     since = hospital.next_audit()
-    _supervisor, agent = _agents(hospital)
+    _supervisor, agent = agents(hospital)
     with sqlite3.connect(hospital.state / "n1" / "node.db") as database:
         database.execute("update declaration set text = ?", (b"vinci: 1\nname: hospital\nnonsense: true\n",))
     database.close()
@@ -128,11 +93,11 @@ def test_a_stored_declaration_that_no_longer_validates_stops_nothing(hospital: I
     hospital.wait_for_audit(since, lambda r: r["event"] == "declaration-refused")
     report = hospital.status()
     assert "nonsense" in report["invalid_declaration"]
-    assert _qemus(hospital) == before
+    assert qemus(hospital) == before
     assert "nonsense" in hospital.check("status")
     assert hospital.login("sally", "id").status == 3
     hospital.check("up", "--yes", str(hospital.file))  # what was in force cannot be compared
-    assert _qemus(hospital) == before
+    assert qemus(hospital) == before
     assert hospital.login("sally", "echo back").out == "back\n"
 
 
@@ -142,12 +107,12 @@ def test_a_vm_that_restarts_itself_comes_back_whole(hospital: Installation) -> N
         since = hospital.next_audit()
         hospital.root(vm, "sleep 1; echo b > /proc/sysrq-trigger")
         hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == vm, seconds=60)  # noqa: B023
-    _wait_for_agent(hospital, seconds=120)
+    wait_for_agent(hospital, seconds=120)
     assert hospital.login("anna", "echo back").out == "back\n"
 
 
 def test_qemu_runs_unprivileged_under_seccomp(hospital: Installation) -> None:
-    for pid in _qemus(hospital):
+    for pid in qemus(hospital):
         status = dict(
             line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
         )

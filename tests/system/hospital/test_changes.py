@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from installation import PASSWORD, VINCI, Installation
-from test_agent import _pids, _wait_for_agent
+from processes import pids, wait_for_agent
 
 
 @pytest.fixture
@@ -106,10 +106,10 @@ def test_a_crashed_file_server_loses_nothing_and_clients_go_on(hospital: Install
     session = _background_login(hospital, "sally", script)
     assert _line(session) == "stored"
     since = hospital.next_audit()
-    (server,) = _pids("qemu-system", "guest=files,", f"{hospital.state}/")
+    (server,) = pids("qemu-system", "guest=files,", f"{hospital.state}/")
     os.kill(server, signal.SIGKILL)
     hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == "files", seconds=60)
-    _wait_for_agent(hospital, seconds=180)
+    wait_for_agent(hospital, seconds=180)
     out, err = session.communicate("go\n", timeout=240)
     assert out.split() == ["before", "after"], (out, err)
 
