@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from installation import Installation
+from installation import PASSWORD, VINCI, Installation
 
 
 def test_second_up_changes_nothing_and_says_so(hospital: Installation) -> None:
@@ -70,17 +74,34 @@ def test_a_user_cannot_enter_a_foreign_community(hospital: Installation) -> None
 
 
 def test_a_user_has_the_same_rights_over_nfs_version_3(hospital: Installation) -> None:
-    server = hospital.login("sally", "sed -n 's/:.prescriptions .*//p' /proc/mounts").out.strip()
     options = "vers=3,proto=tcp,mountproto=tcp,port=2049,mountport=20048,nolock,sec=sys"
-    done = hospital.root(
-        "nurses-1", f"mkdir -p /run/v3 && mount -t nfs -o {options} {server}:/srv/prescriptions /run/v3"
-    )
-    assert done.status == 0, done
-    try:
-        file = "/run/v3/.vinci-verify"
-        done = hospital.login("sally", f"cat {file} >/dev/null && echo read; echo x >>{file} || echo refused")
-        assert done.out.split() == ["read", "refused"], done
-        done = hospital.root("nurses-1", f"cat {file}")
-        assert done.status != 0, "UID 0 has no subject"
-    finally:
-        assert hospital.root("nurses-1", "umount /run/v3").status == 0
+    with _logged_in(hospital, "sally"):  # UID 0 may mount, too, only while somebody is logged in there
+        server = hospital.login("sally", "sed -n 's/:.prescriptions .*//p' /proc/mounts").out.strip()
+        mount = f"mkdir -p /run/v3 && mount -t nfs -o {options} {server}:/srv/prescriptions /run/v3"
+        done = hospital.root("nurses-1", mount)
+        assert done.status == 0, done
+        try:
+            file = "/run/v3/.vinci-verify"
+            done = hospital.login("sally", f"cat {file} >/dev/null && echo read; echo x >>{file} || echo refused")
+            assert done.out.split() == ["read", "refused"], done
+            done = hospital.root("nurses-1", f"cat {file}")
+            assert done.status != 0, "UID 0 has no subject"
+        finally:
+            assert hospital.root("nurses-1", "umount /run/v3").status == 0
+
+
+@contextmanager
+def _logged_in(hospital: Installation, user: str) -> Iterator[None]:
+    """The user has a session meanwhile."""
+    words = [str(VINCI), "login", user, "--", "sh", "-c", "echo in; exec sleep 600"]
+    environment = {**os.environ, "VINCI_STATE": str(hospital.state)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        try:
+            session.stdin.write(f"{PASSWORD}\n".encode())
+            session.stdin.flush()
+            assert session.stdout.readline() == b"in\n"
+            yield
+        finally:
+            session.kill()
