@@ -110,7 +110,7 @@ own.bind(("0.0.0.0", 5140))
 own.settimeout(60)
 data, source = own.recvfrom(100)
 print(data.decode(), source[0], flush=True)
-for _ in range(20):
+for _ in range(5):  # an FW-VM records a burst of 20 packets at most
     own.sendto(b"back", source)
 def checksum(data):
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
