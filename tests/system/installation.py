@@ -5,27 +5,23 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import warm_cli
+from warm_cli import Done
 
 ROOT = Path(__file__).parents[2]
 VINCI = Path(sys.executable).with_name("vinci")
 PASSWORD = "vinci-demo"
 """The initial password of the example's users, see examples/hospital.yaml."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -37,17 +33,7 @@ class Installation:
 
     def vinci(self, *words: str, stdin: str = "", seconds: float = 300) -> Done:
         """Run the CLI."""
-        environment = {**os.environ, "VINCI_STATE": str(self.state), "NO_COLOR": "1", "COLUMNS": "200"}
-        done = subprocess.run(
-            [str(VINCI), *words],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            env=environment,
-            check=False,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        return warm_cli.run(list(words), {"VINCI_STATE": str(self.state)}, stdin, seconds)
 
     def check(self, *words: str, stdin: str = "", seconds: float = 300) -> str:
         """Run the CLI, which has to succeed; its output."""
@@ -82,13 +68,42 @@ class Installation:
         deadline = time.monotonic() + seconds
         seen: list[dict[str, Any]] = []
         while time.monotonic() < deadline:
-            done = self.vinci("audit", "--json", "--since", str(since))  # the agent may be on its way back
-            seen = [json.loads(line) for line in done.out.splitlines()]
-            for record in seen:
-                if fits(record):
-                    return record
+            with self._followed(since) as lines:  # ends early while the agent is on its way back
+                for line in lines(deadline):
+                    seen.append(json.loads(line))
+                    if fits(seen[-1]):
+                        return seen[-1]
+            since = seen[-1]["id"] + 1 if seen else since
             time.sleep(0.3)
         raise AssertionError(f"no such audit record; these came: {seen[-10:]}")
+
+    @contextmanager
+    def _followed(self, since: int) -> Iterator[Callable[[float], Iterator[str]]]:
+        """The audit's lines from a number on, as they come, until a deadline of the monotonic clock or the end."""
+        process = subprocess.Popen(
+            [str(VINCI), "audit", "--json", "--follow", "--since", str(since)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "VINCI_STATE": str(self.state)},
+        )
+        stream = process.stdout
+        assert stream is not None
+
+        def lines(deadline: float) -> Iterator[str]:
+            buffer = b""
+            while select.select([stream], [], [], max(0, deadline - time.monotonic()))[0]:
+                chunk = os.read(stream.fileno(), 65536)
+                if not chunk:
+                    return
+                *complete, buffer = (buffer + chunk).split(b"\n")
+                yield from (line.decode() for line in complete)
+
+        try:
+            yield lines
+        finally:
+            process.kill()
+            process.wait()
+            stream.close()
 
     def address(self, vm: str, index: int = 0) -> str:
         """An address of a VM."""
