@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from vinci.guest.gateway.bounds import RECORD_PREFIX as GATEWAY_PREFIX
 from vinci.guest.gateway.protocol import Reason
 from vinci.node.audit import Event, Severity, Value
-from vinci.node.budget import Budget
 from vinci.node.channel import ChannelError
+from vinci.node.denials import Denials
 from vinci.node.packet_log import DroppedFrame, LostRecords, PacketLog
 from vinci.plan.firewall_rules import LOG_PREFIX, FlowDenial
 from vinci.plan.types import NodePlan
@@ -37,7 +37,7 @@ _FILE_FIELDS = (
 
 async def watch_packets(agent: Agent) -> None:
     """Record the frames that the bridges' rules dropped, for ever."""
-    budget = Budget()
+    watch = Watch(agent)
     while True:
         try:
             log = PacketLog()
@@ -51,8 +51,7 @@ async def watch_packets(agent: Agent) -> None:
             continue
         try:
             async for record in log.records():
-                source = record.port if isinstance(record, DroppedFrame) else None
-                _within(agent, budget, source, partial(_record_drop, agent, record))
+                _record_drop(watch, record)
         except Exception as error:  # one broken record must not end the records
             _LOG.exception("a record of a dropped packet cannot be read")
             agent.audit.record(
@@ -63,29 +62,43 @@ async def watch_packets(agent: Agent) -> None:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _within(agent: Agent, budget: Budget, source: str | None, record: Callable[[], None]) -> None:
-    """Record an event of `source` within its budget, and before it how many were left out when it was used up."""
-    left_out = budget.admit(source, asyncio.get_running_loop().time())
-    if left_out is None:
-        return
-    if left_out:
-        whose = _vm_at(agent.in_force.node_plan if agent.in_force else None, source or "") or source or "unknown ports"
-        agent.audit.record(
-            Event.RECORDS_LEFT_OUT,
-            Severity.WARNING,
-            f"{left_out} more denials of {whose} came too fast to be recorded",
-            source=source,
-            number=left_out,
-        )
-    record()
+class Watch:
+    """What one watcher needs to record denials: the budgets of its sources, and the names of the VMs in force."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.denials = Denials(agent.audit)
+        self._plan: NodePlan | None = None
+        self._by_address: dict[str, str] = {}
+        self._by_tap: dict[str, str] = {}
+
+    def vm_with(self, address: str) -> str | None:
+        """The VM that has an address."""
+        self._use_plan()
+        return self._by_address.get(address)
+
+    def vm_at(self, tap: str) -> str | None:
+        """The VM at a port of a bridge."""
+        self._use_plan()
+        return self._by_tap.get(tap)
+
+    def _use_plan(self) -> None:
+        # Asked for each denial, also for those of a flood: a plan of a thousand VMs is read once.
+        plan = self.agent.in_force.node_plan if self.agent.in_force else None
+        if plan is not self._plan:
+            self._plan = plan
+            vms = plan.vms if plan is not None else ()
+            self._by_address = {str(nic.address): vm.name for vm in vms for nic in vm.nics}
+            self._by_tap = {nic.tap: vm.name for vm in vms for nic in vm.nics}
 
 
-def _record_drop(agent: Agent, record: DroppedFrame | LostRecords) -> None:
+def _record_drop(watch: Watch, record: DroppedFrame | LostRecords) -> None:
     if isinstance(record, LostRecords):
         number = "some" if record.number is None else str(record.number)
-        agent.audit.record(Event.PACKET_DROPPED, Severity.WARNING, f"{number} records of dropped packets were lost")
+        lost = f"{number} records of dropped packets were lost"
+        watch.denials.record(("lost",), "the bridges", Event.PACKET_DROPPED, Severity.WARNING, lost)
         return
-    vm = _vm_at(agent.in_force.node_plan if agent.in_force else None, record.port)
+    vm = watch.vm_at(record.port)
     claim = " ".join(
         f"{name} {value}"
         for name, value in (
@@ -96,7 +109,9 @@ def _record_drop(agent: Agent, record: DroppedFrame | LostRecords) -> None:
         )
         if value is not None
     )
-    agent.audit.record(
+    watch.denials.record(
+        (record.port, record.reason.value),
+        f"{vm or record.port} ({record.reason})",
         Event.PACKET_DROPPED,
         Severity.WARNING,
         f"a packet of {vm or record.port} was dropped: {record.reason} ({claim.strip() or 'no claim'})",
@@ -106,12 +121,6 @@ def _record_drop(agent: Agent, record: DroppedFrame | LostRecords) -> None:
         claimed_source=str(record.source) if record.source else None,
         claimed_target=str(record.to) if record.to else None,
     )
-
-
-def _vm_at(plan: NodePlan | None, tap: str) -> str | None:
-    if plan is None:
-        return None
-    return next((vm.name for vm in plan.vms for nic in vm.nics if nic.tap == tap), None)
 
 
 async def watch_file_server(agent: Agent, server: str) -> None:
@@ -170,19 +179,23 @@ def _lines(agent: Agent, vm: str, command: str) -> AsyncIterator[str]:
 
 
 async def _watch(
-    agent: Agent, vm: str, lines: Callable[[], AsyncIterator[str]], record: Callable[[Agent, str, str], None]
+    agent: Agent, vm: str, lines: Callable[[], AsyncIterator[str]], record: Callable[[Watch, str, str], None]
 ) -> None:
-    budget = Budget()
+    watch = Watch(agent)
     while True:
         try:
             async for line in lines():
-                _within(agent, budget, vm, partial(record, agent, vm, line))
+                record(watch, vm, line)
         except ChannelError:
             pass  # reported by the reconcile loop; here only wait for it to come back
         await asyncio.sleep(RETRY_SECONDS)
 
 
-def _record_file_denial(agent: Agent, server: str, untrusted_line: str) -> None:
+_NOBODY = "unknown addresses"
+"""Stands in budgets for all addresses that no VM has: there are as many sources as VMs, whatever a guest invents."""
+
+
+def _record_file_denial(watch: Watch, server: str, untrusted_line: str) -> None:
     try:
         untrusted = json.loads(untrusted_line)
     except (ValueError, RecursionError):
@@ -194,7 +207,12 @@ def _record_file_denial(agent: Agent, server: str, untrusted_line: str) -> None:
         value = untrusted.get(name)
         if isinstance(value, str | int) and len(str(value)) <= 300:
             fields[name] = value
-    vm = _vm_with(agent.in_force.node_plan if agent.in_force else None, str(fields.get("address", "")))
+    vm = watch.vm_with(str(fields.get("address", "")))
+    whose = f"{vm or _NOBODY} at {server}"
+    watch.denials.within((server, vm or _NOBODY), whose, partial(_write_file_denial, watch.agent, server, vm, fields))
+
+
+def _write_file_denial(agent: Agent, server: str, vm: str | None, fields: dict[str, Value]) -> None:
     user = _user_of(agent, vm, fields.get("uid"))
     fields["server"] = server
     who = user or f"UID {fields.get('uid', '?')}"
@@ -208,21 +226,29 @@ _FIREWALL_FIELDS = {"SRC": "claimed_source", "DST": "claimed_target", "PROTO": "
 """Words of the kernel's log of a packet (net/netfilter/nf_log_syslog.c) and their names in the audit."""
 
 
-def _record_firewall_denial(agent: Agent, firewall: str, untrusted_line: str) -> None:
+def _record_firewall_denial(watch: Watch, firewall: str, untrusted_line: str) -> None:
     # What follows a bracket is the packet that an error of ICMP quotes.
     words = untrusted_line.partition("[")[0].split()[:64]
     if len(words) > 1 and words[0] == GATEWAY_PREFIX and words[1] in set(Reason):
-        _record_request(agent, firewall, Reason(words[1]), untrusted_line)
+        _record_request(watch, firewall, Reason(words[1]), untrusted_line)
     if len(words) < 2 or words[0] != LOG_PREFIX or words[1] not in set(FlowDenial):
         return
     pairs = dict(word.split("=", 1) for word in words[2:] if "=" in word)
     fields: dict[str, Value] = {name: pairs[word][:64] for word, name in _FIREWALL_FIELDS.items() if word in pairs}
-    vm = _vm_with(agent.in_force.node_plan if agent.in_force else None, str(fields.get("claimed_source", "")))
+    vm = watch.vm_with(str(fields.get("claimed_source", "")))
     to = fields.get("claimed_target", "?")
     service = f"{fields.get('protocol', '?')}/{fields.get('target_port', '-')}".lower()
     message = f"{firewall} let no {service} cross from {vm or fields.get('claimed_source', '?')} to {to}: {words[1]}"
-    agent.audit.record(
-        Event.FLOW_DENIED, Severity.WARNING, message, vm=vm, firewall=firewall, reason=words[1], **fields
+    watch.denials.record(
+        (firewall, vm or _NOBODY, Event.FLOW_DENIED),
+        f"{vm or _NOBODY} at {firewall}",
+        Event.FLOW_DENIED,
+        Severity.WARNING,
+        message,
+        vm=vm,
+        firewall=firewall,
+        reason=words[1],
+        **fields,
     )
 
 
@@ -232,23 +258,26 @@ _REQUEST = re.compile(
 """What `vinci.guest.gateway.bounds` writes."""
 
 
-def _record_request(agent: Agent, firewall: str, reason: Reason, untrusted_line: str) -> None:
+def _record_request(watch: Watch, firewall: str, reason: Reason, untrusted_line: str) -> None:
     """A request that a gateway did not let through: from whom, why, and the line of the file that says what passes."""
     untrusted = _REQUEST.match(untrusted_line)
-    if untrusted is None or agent.in_force is None:
+    in_force = watch.agent.in_force
+    if untrusted is None or in_force is None:
         return
     number, source, target, lost, what = untrusted.groups()
-    flows = agent.in_force.infrastructure.flows
+    flows = in_force.infrastructure.flows
     if int(number) >= len(flows) or flows[int(number)].inspection is None:
         return
     flow = flows[int(number)]
-    vm = _vm_with(agent.in_force.node_plan, source)
-    line = agent.in_force.source.at(("flows", int(number), "inspection")).line
-    to = _vm_with(agent.in_force.node_plan, target) or target
+    vm = watch.vm_with(source)
+    line = in_force.source.at(("flows", int(number), "inspection")).line
+    to = watch.vm_with(target) or target
     message = (
         f"{firewall}'s gateway let no request of {vm or source} through to {to}: {reason} ({what or 'no request'})"
     )
-    agent.audit.record(
+    watch.denials.record(
+        (firewall, vm or _NOBODY, Event.REQUEST_DENIED),
+        f"{vm or _NOBODY} at the gateway of {firewall}",
         Event.REQUEST_DENIED,
         Severity.WARNING,
         message,
@@ -269,12 +298,6 @@ def _why(fields: dict[str, Value]) -> str:
     if fields.get("subject") and fields.get("target"):
         return f"{fields['subject']} has no such right on {fields['target']}"
     return str(fields.get("reason", "not permitted"))
-
-
-def _vm_with(plan: NodePlan | None, address: str) -> str | None:
-    if plan is None:
-        return None
-    return next((vm.name for vm in plan.vms for nic in vm.nics if str(nic.address) == address), None)
 
 
 def _user_of(agent: Agent, vm: str | None, uid: Value) -> str | None:

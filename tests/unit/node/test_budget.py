@@ -30,6 +30,19 @@ def test_a_flood_of_sources_costs_bounded_memory() -> None:
     assert len(budget._buckets) <= MAX_SOURCES
 
 
+def test_a_flood_of_sources_gets_no_more_than_a_bounded_number_of_sources_would() -> None:
+    budget = Budget(burst=3, refill=1, max_sources=10)
+    assert sum(budget.admit(number, 0.0) is not None for number in range(1000) for _ in range(5)) == 9 * 3 + 3
+
+
+def test_sources_that_are_quiet_again_make_room() -> None:
+    budget = Budget(burst=3, refill=1, max_sources=3)
+    for source in ("a", "a", "b", "c", "d"):
+        budget.admit(source, 0.0)
+    assert [budget.admit("e", 10.0) for _ in range(4)] == [0, 0, 0, None]
+    assert set(budget._buckets) == {"e"}
+
+
 @given(_TIMES)
 def test_never_more_than_burst_and_refill_and_each_is_counted(steps: list[float]) -> None:
     budget, now, admitted, told = Budget(), 0.0, 0, 0
