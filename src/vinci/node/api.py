@@ -30,7 +30,7 @@ from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
 from vinci.node.authenticate import DeniedError, hash_password
-from vinci.node.authorize import GROUP, Peer, peer_of
+from vinci.node.authorize import GROUP, Peer, Role, peer_of
 from vinci.node.channel import ChannelError
 from vinci.node.introspection.evidence import NAMESPACE
 from vinci.node.introspection.service import ReleaseError, look_json
@@ -50,6 +50,7 @@ from vinci.node.requests import (
 from vinci.node.sessions import LoginRequest
 from vinci.node.status import status_of
 from vinci.node.verification.run import verify
+from vinci.node.without_hashes import without_hashes
 from vinci.plan.types import Vm
 from vinci.policy.login import CommunityNeededError
 from vinci.vmm.host import VmmError
@@ -233,11 +234,14 @@ class _Api:
     async def status(self, _request: web.Request) -> web.Response:
         return web.json_response(await status_of(self._agent))
 
-    async def declaration(self, _request: web.Request) -> web.Response:
+    async def declaration(self, request: web.Request) -> web.Response:
         stored = self._agent.store.declaration()
         if stored is None:
             raise web.HTTPNotFound(reason="no declaration is in force")
-        text = stored.text.decode(errors="replace")
+        if _peer(request).role is Role.ADMINISTRATOR:
+            text = stored.text.decode(errors="replace")
+        else:
+            text = await asyncio.to_thread(without_hashes, stored.text)
         return web.json_response({"version": stored.version, "path": stored.path, "text": text})
 
     async def up(self, request: web.Request) -> web.StreamResponse:

@@ -3,80 +3,30 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
-import shutil
-import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
+from running_agent import NOBODY, Running, running_agent
 from test_reason import HOSPITAL, LEAK, vinci
 
 from vinci.cli.failure import Status
 from vinci.model.problems import DeclarationError
 from vinci.node.agent import Agent
-from vinci.node.api import serve
-from vinci.node.audit import Audit, Event, Severity
+from vinci.node.audit import Event
 from vinci.node.paths import NodePaths
-from vinci.store.sqlite import Store
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent's API answers root only")
 
 
-class Running:
-    """An agent's API on its own thread."""
-
-    def __init__(self, paths: NodePaths) -> None:
-        self.paths = paths
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        self.state = self.call(self._start())
-
-    def call(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
-
-    async def _start(self) -> SimpleNamespace:
-        state = SimpleNamespace(store=Store(self.paths.database), audit=Audit(self.paths.audit))
-        self.runner = await serve(cast(Agent, state), self.paths.api_socket)
-        return state
-
-    def accept(self, text: str) -> None:
-        async def put() -> None:
-            self.state.store.accept("/etc/hospital.yaml", text.encode(), 0.0)
-
-        self.call(put())
-
-    def record(self, event: Event, **fields: str | int) -> int:
-        async def put() -> int:
-            number: int = self.state.audit.next_id
-            self.state.audit.record(event, Severity.WARNING, "it happened", **fields)
-            return number
-
-        return int(self.call(put()))
-
-    def stop(self) -> None:
-        self.call(self.runner.cleanup())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-
-
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    folder = Path(tempfile.mkdtemp(prefix="vinci-u-", dir="/tmp"))  # a socket's path is short
-    monkeypatch.setenv("VINCI_STATE", str(folder))
-    paths = NodePaths(folder, "n1")
-    paths.root.mkdir(parents=True)
-    running = Running(paths)
-    try:
+    with running_agent(monkeypatch) as running:
         yield running
-    finally:
-        running.stop()
-        shutil.rmtree(folder)
 
 
 def test_plan_against_what_is_in_force(agent: Running) -> None:
@@ -89,6 +39,18 @@ def test_plan_against_what_is_in_force(agent: Running) -> None:
     assert status == Status.DOES_NOT_HOLD
     assert output.splitlines()[0] == "+ doctors gains append on billing"
     assert "gains read" not in output
+
+
+def test_a_member_gets_the_declaration_without_hashes_and_root_gets_it_whole(agent: Running) -> None:
+    text = HOSPITAL.read_text()
+    agent.accept(text)
+    answers = {uid: json.loads(agent.asked("/v1/declaration", uid).partition(b"\r\n\r\n")[2]) for uid in (0, NOBODY)}
+    assert answers[0]["text"] == text
+    assert "argon2" not in answers[NOBODY]["text"]
+    agent.accept(answers[NOBODY]["text"])  # what a member sees in force
+    assert vinci("plan", HOSPITAL) == (0, "nothing to change\n")
+    status, output = vinci("explain", "nurses:sally", "write", "prescriptions")
+    assert (status, "(/etc/hospital.yaml:" in output) == (0, True)
 
 
 def test_plan_and_explain_where_the_stored_file_no_longer_validates(agent: Running) -> None:
