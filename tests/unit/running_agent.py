@@ -25,7 +25,7 @@ from vinci.node.paths import NodePaths
 from vinci.store.sqlite import Store
 
 NOBODY = 65534
-"""UID and group of the tests' members of the group."""
+"""A UID, and the group of all UIDs but root that the tests use: it stands for the group `vinci`."""
 
 
 class Running:
@@ -74,7 +74,7 @@ class Running:
             status = 1
             with contextlib.suppress(OSError):
                 os.setgroups([])
-                os.setgid(uid)
+                os.setgid(NOBODY if uid else 0)
                 os.setuid(uid)
                 for _ in range(number):
                     client = socket.socket(socket.AF_UNIX)

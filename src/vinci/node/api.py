@@ -2,7 +2,8 @@
 """The agent's API on its Unix socket: HTTP with JSON, for root and, in part, members of the group `vinci`.
 
 Each request goes through three stages in this order: authorise (the peer's credentials, before a byte of the body is
-read), sanitise (size and types, pydantic), act. Long work answers with JSON lines: progress first, one result last.
+read: `vinci.node.gate`), sanitise (size and types, pydantic), act. Long work answers with JSON lines: progress first,
+one result last.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import shlex
 import socket
 from collections.abc import Awaitable, Callable
@@ -21,8 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from aiohttp import WSMsgType, web
-from aiohttp.typedefs import Middleware
-from pydantic import ValidationError
 
 from vinci.images.run import ImageError
 from vinci.model.problems import DeclarationError
@@ -30,8 +30,9 @@ from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
 from vinci.node.authenticate import DeniedError, hash_password
-from vinci.node.authorize import GROUP, Peer, Role, peer_of
+from vinci.node.authorize import GROUP, Role
 from vinci.node.channel import ChannelError
+from vinci.node.gate import Gate, peer_at, problem
 from vinci.node.introspection.evidence import NAMESPACE
 from vinci.node.introspection.service import ReleaseError, look_json
 from vinci.node.reconcile import Outcome, Progress, Report
@@ -57,19 +58,17 @@ from vinci.vmm.host import VmmError
 
 _LOG = logging.getLogger(__name__)
 MAX_MESSAGE = 256 * 1024
-MAX_CONNECTIONS = 64
-MAX_REQUESTS = 128
-"""Requests served at once, a login's whole session among them; one more is told to come again."""
 AUDIT_BATCH = 200
-FIRST_MESSAGE_SECONDS = 120.0
+FIRST_MESSAGE_SECONDS = 10.0
+"""For the message in which a WebSocket says what it is for; people are asked before it is opened."""
 SAVE_SECONDS = 3600.0
 """For an administrator's copy of a VM's memory."""
 
 
-def application(agent: Agent) -> web.Application:
-    """The API of one agent."""
-    app = web.Application(client_max_size=MAX_BYTES, middlewares=[_guard(agent)])
-    api = _Api(agent)
+def application(agent: Agent, gate: Gate) -> web.Application:
+    """The API of one agent behind its gate."""
+    app = web.Application(client_max_size=MAX_BYTES, middlewares=[gate.middleware])
+    api = _Api(agent, gate)
     app.add_routes(
         [
             web.get("/v1/status", api.status),
@@ -93,8 +92,10 @@ def application(agent: Agent) -> web.Application:
 
 async def serve(agent: Agent, path: Path) -> web.AppRunner:
     """Listen on the Unix socket; nobody but root and the group can open it."""
+    _use_all_descriptors()
     path.unlink(missing_ok=True)
-    runner = web.AppRunner(application(agent), access_log=None, handle_signals=False)
+    gate = Gate(agent.audit, agent.paths.log)
+    runner = web.AppRunner(application(agent, gate), access_log=None, handle_signals=False)
     await runner.setup()
     previous = os.umask(0o177)
     try:
@@ -105,76 +106,14 @@ async def serve(agent: Agent, path: Path) -> web.AppRunner:
     with contextlib.suppress(KeyError):
         os.chown(path, 0, grp.getgrnam(GROUP).gr_gid)
         path.chmod(0o660)
-    await web.SockSite(runner, listener, backlog=MAX_CONNECTIONS).start()
+    await gate.listen(runner, listener)
     return runner
 
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def _guard(agent: Agent) -> Middleware:
-    """Authorise the peer, bound what runs at once, and turn every error into one sentence."""
-    served = 0
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        nonlocal served
-        peer = _peer(request)
-        if refusal := peer.refusal(request.path):
-            agent.audit.record(
-                Event.API_DENIED,
-                Severity.WARNING,
-                f"UID {peer.uid} may not ask for {request.path[:64]}: {refusal}",
-                uid=peer.uid,
-            )
-            return _problem(403, refusal)
-        if served >= MAX_REQUESTS and peer.uid != 0:
-            return _problem(503, f"the agent serves {MAX_REQUESTS} requests already: try again")
-        served += 1
-        try:
-            return await handler(request)
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            return _problem(error.status, error.reason)
-        except (ValidationError, ValueError) as error:
-            agent.audit.record(
-                Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=peer.uid
-            )
-            return _problem(400, f"the request is malformed: {_short(error)}")
-        except ChannelError as error:
-            return _problem(502, str(error))
-        except ConnectionError:
-            return _problem(400, "the client went away in the middle of its request")
-        except Exception:
-            _LOG.exception("a request to %s failed", request.path)
-            agent.audit.record(
-                Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=peer.uid
-            )
-            return _problem(500, f"the agent failed at this request: see {agent.paths.log}")
-        finally:
-            served -= 1
-
-    return guard
-
-
-def _peer(request: web.Request) -> Peer:
-    transport = request.transport
-    sock = transport.get_extra_info("socket") if transport is not None else None
-    if sock is None:
-        raise web.HTTPForbidden
-    return peer_of(sock)
-
-
-def _short(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"[:300]
-    return str(error)[:300]
-
-
-def _problem(status: int, text: str) -> web.Response:
-    return web.json_response({"error": text}, status=status)
+def _use_all_descriptors() -> None:
+    """Connections and VMs are many: the soft limit is made the hard one (getrlimit(2))."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Lines:
@@ -228,8 +167,9 @@ _Message = dict[str, object]
 
 
 class _Api:
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, gate: Gate) -> None:
         self._agent = agent
+        self._gate = gate
 
     async def status(self, _request: web.Request) -> web.Response:
         return web.json_response(await status_of(self._agent))
@@ -237,8 +177,8 @@ class _Api:
     async def declaration(self, request: web.Request) -> web.Response:
         stored = self._agent.store.declaration()
         if stored is None:
-            raise web.HTTPNotFound(reason="no declaration is in force")
-        if _peer(request).role is Role.ADMINISTRATOR:
+            return problem(404, "no declaration is in force")  # an answer to the question, not a refusal
+        if peer_at(request).role is Role.ADMINISTRATOR:
             text = stored.text.decode(errors="replace")
         else:
             text = await asyncio.to_thread(without_hashes, stored.text)
@@ -313,7 +253,7 @@ class _Api:
     async def release(self, request: web.Request) -> web.Response:
         message = ReleaseRequest.model_validate_json(await request.read())
         try:
-            await self._agent.introspection.release(message.vm, message.reason, _peer(request).name)
+            await self._agent.introspection.release(message.vm, message.reason, peer_at(request).name)
         except ReleaseError as error:
             return web.json_response({"released": False, "reason": str(error)})
         return web.json_response({"released": True})
@@ -324,7 +264,7 @@ class _Api:
         try:
             return web.json_response(await self._agent.evidence.attachment(vm, self._agent.guests.images))
         except VmmError as error:
-            return _problem(502, str(error))
+            return problem(502, str(error))
 
     async def evidence(self, request: web.Request) -> web.StreamResponse:
         return await self._conversation(request, self._evidence)
@@ -355,7 +295,7 @@ class _Api:
         return {"signature": evidence.sign(manifest.encode()), "key": evidence.public_key, "namespace": NAMESPACE}
 
     def _record_access(self, request: web.Request, vm: Vm, what: str) -> None:
-        peer = _peer(request)
+        peer = peer_at(request)
         text = f"{peer.name} {what} {vm.name}"
         self._agent.audit.record(Event.ADMIN_EXEC, Severity.NOTICE, text, vm=vm.name, uid=peer.uid)
 
@@ -376,6 +316,7 @@ class _Api:
         self, request: web.Request, act: Callable[[web.Request, web.WebSocketResponse, str], Awaitable[_Message]]
     ) -> web.StreamResponse:
         """A WebSocket whose first message says what is asked and whose last one says how it ended."""
+        uid = peer_at(request).uid
         socket_ = web.WebSocketResponse(max_msg_size=MAX_MESSAGE)
         await socket_.prepare(request)
         end: _Message
@@ -388,17 +329,9 @@ class _Api:
         except ChannelError as error:
             end = {"error": str(error)}
         except (ValueError, TimeoutError) as error:
-            uid = _peer(request).uid
-            self._agent.audit.record(
-                Event.API_DENIED, Severity.NOTICE, f"a malformed request to {request.path}", uid=uid
-            )
-            end = {"error": f"the request is malformed: {_short(error)}"}
+            end = {"error": self._gate.malformed(uid, request.path, error)}
         except Exception:
-            _LOG.exception("a request to %s failed", request.path)
-            self._agent.audit.record(
-                Event.OPERATION_FAILED, Severity.ERROR, f"a request to {request.path} failed", uid=_peer(request).uid
-            )
-            end = {"error": f"the agent failed at this request: see {self._agent.paths.log}"}
+            end = {"error": self._gate.failed(uid, request.path)}
         with contextlib.suppress(ConnectionError):
             await socket_.send_json(end)
             await socket_.close()
@@ -410,7 +343,8 @@ class _Api:
         if in_force is None:
             return {"error": "nothing is up: no declaration is in force"}
         user, entered = await self._agent.logins.authenticate(
-            in_force.infrastructure, LoginRequest(_peer(request).uid, message.user, message.password, message.community)
+            in_force.infrastructure,
+            LoginRequest(peer_at(request).uid, message.user, message.password, message.community),
         )
         async with self._agent.session(user, entered, "login") as session:
             await socket_.send_json({"session": session.id, "community": entered.community, "vm": session.vm})
@@ -428,7 +362,7 @@ class _Api:
             Severity.NOTICE,
             f"an administrator ran a command in {message.vm}: {' '.join(message.command)}",
             vm=message.vm,
-            uid=_peer(request).uid,
+            uid=peer_at(request).uid,
         )
         channel = self._agent.guests.channel(message.vm)
         return {"exit": await relay(socket_, channel, _words(message.command).strip(), _terminal(message.terminal))}
@@ -444,7 +378,10 @@ def _words(command: list[str] | None) -> str:
 
 
 async def _first(socket_: web.WebSocketResponse, seconds: float = FIRST_MESSAGE_SECONDS) -> str:
-    message = await socket_.receive(timeout=seconds)
+    try:
+        message = await socket_.receive(timeout=seconds)
+    except TimeoutError:
+        raise ValueError(f"no message came within {seconds:.0f} s") from None
     if message.type is not WSMsgType.TEXT:
         raise ValueError("the message has to be text")
     return str(message.data)

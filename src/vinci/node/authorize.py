@@ -51,12 +51,15 @@ class Peer:
 
     @property
     def role(self) -> Role:
-        """Looked up anew each time: who was taken out of the group is out."""
+        """Looked up anew each time: who was taken out of the group is out.
+
+        Who has no account is no member: a user's subordinate UIDs (subuid(5)) would be thousands of members.
+        """
         if self.uid == 0:
             return Role.ADMINISTRATOR
         try:
-            group = grp.getgrnam(GROUP)
-            member = self.gid == group.gr_gid or pwd.getpwuid(self.uid).pw_name in group.gr_mem
+            account, group = pwd.getpwuid(self.uid), grp.getgrnam(GROUP)
+            member = self.gid == group.gr_gid or account.pw_name in group.gr_mem
         except KeyError:
             member = False
         return Role.MEMBER if member else Role.STRANGER
