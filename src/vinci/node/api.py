@@ -349,8 +349,7 @@ class _Api:
         async with self._agent.session(user, entered, "login") as session:
             await socket_.send_json({"session": session.id, "community": entered.community, "vm": session.vm})
             command = f"exec /usr/lib/vinci/app-session {user}{_words(message.command)}"
-            channel = self._agent.guests.channel(session.vm)
-            return {"exit": await relay(socket_, channel, command, _terminal(message.terminal))}
+            return await self._run(request, socket_, session.vm, command, message.terminal)
 
     async def _execute(self, request: web.Request, socket_: web.WebSocketResponse, untrusted_first: str) -> _Message:
         message = ExecMessage.model_validate_json(untrusted_first)
@@ -364,8 +363,21 @@ class _Api:
             vm=message.vm,
             uid=peer_at(request).uid,
         )
-        channel = self._agent.guests.channel(message.vm)
-        return {"exit": await relay(socket_, channel, _words(message.command).strip(), _terminal(message.terminal))}
+        return await self._run(request, socket_, message.vm, _words(message.command).strip(), message.terminal)
+
+    async def _run(
+        self,
+        request: web.Request,
+        socket_: web.WebSocketResponse,
+        vm: str,
+        command: str,
+        terminal: TerminalRequest | None,
+    ) -> _Message:
+        try:
+            return {"exit": await relay(socket_, self._agent.guests.channel(vm), command, _terminal(terminal))}
+        except ChannelError as error:
+            self._gate.not_done(peer_at(request).uid, vm, error)
+            raise
 
 
 def _terminal(request: TerminalRequest | None) -> Terminal | None:

@@ -88,6 +88,18 @@ class Gate:
         self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"a request to {path[:64]} failed", uid=uid)
         return f"the agent failed at this request: see {self._log}"
 
+    def not_done(self, uid: int, vm: str, error: ChannelError) -> None:
+        """Record that a guest did not do what a UID asked of it; a hostile one may do so without end."""
+        self._denials.record(
+            (f"UID {uid}", vm),
+            f"UID {uid} at {vm}",
+            Event.OPERATION_FAILED,
+            Severity.ERROR,
+            f"a command in {vm} did not run: {error}",
+            uid=uid,
+            vm=vm,
+        )
+
     @property
     def middleware(self) -> Middleware:
         """Authorises each request, bounds what runs at once, and turns every error into one sentence."""

@@ -24,6 +24,7 @@ from vinci.node.authenticate import (
     verify_password,
 )
 from vinci.node.channel import ChannelError
+from vinci.node.denials import Denials
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
 from vinci.plan.accounts import account_table
@@ -71,6 +72,7 @@ class Logins:
         self._guests = guests
         self._grants = grants
         self._audit = audit
+        self._denials = Denials(audit)
         self._ensure_vm = ensure_vm
         self._release_vm = release_vm
         self._confined = confined
@@ -97,20 +99,29 @@ class Logins:
             if user is not None and not fits and not blocked:
                 self._limit.failed(request.asker, user, time.monotonic())
         if blocked:
-            raise self._denied(request.untrusted_user, "too many wrong passwords, wait a minute")
+            raise self._denied(request.asker, request.untrusted_user, "too many wrong passwords, wait a minute")
         if not fits or user is None:
-            raise self._denied(request.untrusted_user, "wrong password" if user else "no such user")
+            raise self._denied(request.asker, request.untrusted_user, "wrong password" if user else "no such user")
         self._limit.passed(request.asker, user)
         where = Circumstances(self._node, datetime.now().astimezone())
         try:
             return user, entrance(infrastructure, user, request.untrusted_community, where)
         except NotMemberError as error:
-            raise self._denied(user, str(error)) from None
+            raise self._denied(request.asker, user, str(error)) from None
 
-    def _denied(self, untrusted_user: str, reason: str) -> DeniedError:
+    def _denied(self, asker: int | None, untrusted_user: str, reason: str) -> DeniedError:
+        """Record a denial, within the budget of the UID that asked or, once the password was right, of the user."""
         user = untrusted_user[:64]
-        self._audit.record(
-            Event.LOGIN_DENIED, Severity.WARNING, f"login of {user!r} denied: {reason}", user=user, reason=reason
+        whose = user if asker is None else f"UID {asker}"
+        self._denials.record(
+            (whose,),
+            f"logins of {whose}",
+            Event.LOGIN_DENIED,
+            Severity.WARNING,
+            f"login of {user!r} denied: {reason}",
+            user=user,
+            reason=reason,
+            uid=asker,
         )
         return DeniedError(reason)
 
@@ -123,7 +134,7 @@ class Logins:
         """
         community = entered.community
         if not any(member.user == user and member.community == community for member in plan.members):
-            raise self._denied(user, f"{user} is not in community {community}")  # since a moment ago
+            raise self._denied(None, user, f"{user} is not in community {community}")  # since a moment ago
         vm = self._choose_vm(node_plan, user, community)
         session = Session(secrets.token_hex(8), user, community, vm.name, time.time(), purpose)
         self._store.open_session(session)
@@ -136,8 +147,10 @@ class Logins:
             async with self._accounts[vm.name]:
                 await self._guests.channel(vm.name).check("/usr/lib/vinci/app-login", table.encode(), LOGIN_SECONDS)
             if not self._store.is_open(session.id):
-                raise self._denied(user, "the right to enter ended during the login")
-        except BaseException:
+                raise self._denied(None, user, "the right to enter ended during the login")
+        except BaseException as error:
+            if isinstance(error, ChannelError):
+                self._failed(session, error)
             await self.close(node_plan, session)
             self._unfinished.add((vm.name, user))  # an `up` may have closed it before the account was made
             raise
@@ -152,6 +165,20 @@ class Logins:
             login_rule=None if entered.rule is None else entered.rule + 1,
         )
         return session
+
+    def _failed(self, session: Session, error: ChannelError) -> None:
+        """Record why a session did not begin; a hostile guest may make every one fail, so within its VM's budget."""
+        self._denials.record(
+            (session.vm, "failed"),
+            f"logins on {session.vm}",
+            Event.OPERATION_FAILED,
+            Severity.ERROR,
+            f"{session.user} could not enter {session.community}: {error}",
+            user=session.user,
+            community=session.community,
+            vm=session.vm,
+            session=session.id,
+        )
 
     async def close(self, node_plan: NodePlan, session: Session) -> None:
         """End a session: its grant first, then its processes and mounts when it was the user's last one there.
@@ -219,11 +246,13 @@ class Logins:
         candidates = [vm for vm in node_plan.vms if vm.kind is VmKind.APP and vm.community == community]
         own = [vm for vm in candidates if vm.user in (None, user)]
         if not own:
-            raise DeniedError(f"no APP-VM of {community} runs on this node")
+            raise self._denied(None, user, f"no APP-VM of {community} runs on this node")
         confined = self._confined()
         own = [vm for vm in own if vm.name not in confined]
         if not own:
-            raise ChannelError(f"the APP-VM of {community} is compromised: an administrator has to release it")
+            reason = f"the APP-VM of {community} is compromised: an administrator has to release it"
+            self._denied(None, user, reason)
+            raise ChannelError(reason)  # which is no secret: the user is told
         sessions = self._store.sessions()
         for session in sessions:
             if session.user == user and session.community == community:

@@ -225,8 +225,11 @@ def spoilt(hospital: Installation) -> Iterator[None]:
 def test_a_hostile_answer_to_the_agent_is_cut_off(hospital: Installation, spoilt: None) -> None:
     """The VM's own programs answer the node without end: the login fails in a sentence, nothing else is disturbed."""
     hospital.root(ATTACKER, "printf '#!/bin/sh\\nexec cat /dev/zero\\n' > /usr/lib/vinci/app-login")
+    since = hospital.next_audit()
     done = hospital.login("anna", "id")
     assert done.status == 3
+    failed = hospital.wait_for_audit(since, lambda r: r["event"] == "operation-failed" and r.get("user") == "anna")
+    assert (failed["vm"], "was cut off" in failed["message"]) == (ATTACKER, True)
     assert "Traceback" not in done.err
     assert hospital.login("sally", "echo fine").out == "fine\n"
     assert hospital.status()["agent_memory_mib"] < 150
