@@ -16,13 +16,14 @@ from typing import Any
 
 import aiohttp
 
-from vinci.cli.failure import Failure, Status
+from vinci.cli.failure import Failure, NothingUp, Status, reason_of
 from vinci.node.paths import NodePaths, state_directory
 
 START_SECONDS = 60.0
 _MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
 """mallopt(3): the agent gives large blocks back at once, above all those of a password's hash."""
 BASE = "http://agent"
+_NOT_FOR_YOU = "only root and members of the group vinci may use the agent"
 Json = dict[str, Any]
 
 
@@ -35,12 +36,19 @@ def node_paths(node: str | None) -> NodePaths:
     state = state_directory()
     if node is not None:
         return NodePaths(state, node)
-    running = sorted(path.parent.name for path in state.glob("*/agent.sock"))
+    running = sorted(node for node in _folders(state) if (state / node / "agent.sock").exists())
     if not running:
-        raise Failure("nothing is up here: start an infrastructure with `vinci up FILE`", Status.FAILED)
+        raise NothingUp("nothing is up here: start an infrastructure with `vinci up FILE`")
     if len(running) > 1:
         raise Failure(f"several nodes run here ({', '.join(running)}): name one with --node", Status.USAGE)
     return NodePaths(state, running[0])
+
+
+def _folders(state: Path) -> list[str]:
+    try:
+        return [path.name for path in state.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 @asynccontextmanager
@@ -48,7 +56,8 @@ async def connected(paths: NodePaths) -> AsyncIterator[aiohttp.ClientSession]:
     """A client session with the node's agent.
 
     Raises:
-        Failure: the agent cannot be reached, or broke off.
+        NothingUp: no agent listens.
+        Failure: the agent does not answer, or broke off.
     """
     connector = aiohttp.UnixConnector(path=str(paths.api_socket))
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
@@ -57,9 +66,11 @@ async def connected(paths: NodePaths) -> AsyncIterator[aiohttp.ClientSession]:
             yield session
     except aiohttp.ClientConnectorError as error:
         if isinstance(error.os_error, PermissionError):
-            raise Failure("only root and members of the group vinci may use the agent", Status.FAILED) from None
-        hint = f"see {paths.log}, or start it with `vinci up`"
-        raise Failure(f"the agent of node {paths.node} does not answer: {hint}", Status.FAILED) from None
+            raise Failure(_NOT_FOR_YOU, Status.FAILED) from None
+        sentence = f"the agent of node {paths.node} does not answer: see {paths.log}, or start it with `vinci up`"
+        if isinstance(error.os_error, FileNotFoundError | ConnectionRefusedError):
+            raise NothingUp(sentence) from None
+        raise Failure(sentence, Status.FAILED) from None
     except aiohttp.ClientError as error:
         raise Failure(f"the agent of node {paths.node} broke off ({error}): see {paths.log}", Status.FAILED) from None
 
@@ -113,20 +124,10 @@ async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
     """
     if await _answers(paths):
         return False
-    paths.root.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "vinci.node", "--state", str(paths.state), "--node", paths.node]
-    if uri is not None:
-        command += ["--uri", uri]
-    with paths.log.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            env={**os.environ, **_MEMORY},
-        )
+    try:
+        process = _start(paths, uri)
+    except OSError as error:
+        raise Failure(f"the agent of node {paths.node} cannot be started: {reason_of(error)}", Status.FAILED) from None
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     while asyncio.get_running_loop().time() < deadline:
         if await _answers(paths):
@@ -137,9 +138,28 @@ async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
     raise Failure(f"the agent did not answer within {START_SECONDS:.0f} s: see {paths.log}", Status.FAILED)
 
 
+def _start(paths: NodePaths, uri: str | None) -> subprocess.Popen[bytes]:
+    paths.root.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "vinci.node", "--state", str(paths.state), "--node", paths.node]
+    if uri is not None:
+        command += ["--uri", uri]
+    with paths.log.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, **_MEMORY},
+        )
+
+
 async def _answers(paths: NodePaths) -> bool:
     try:
         _reader, writer = await asyncio.open_unix_connection(str(paths.api_socket))
+    except PermissionError:
+        raise Failure(_NOT_FOR_YOU, Status.FAILED) from None
     except OSError:
         return False
     writer.close()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from vinci.cli.client import ensure_agent, lines, node_paths
-from vinci.cli.failure import Failure, Status
+from vinci.cli.failure import Failure, NothingUp, Status
 from vinci.cli.in_force import InForce, declaration_in_force
 from vinci.cli.output import Steps, console, error_console, print_json, run, steps
 from vinci.cli.proof import change_line, changes_json, print_proof, proof_json, prove, refusal, say
@@ -158,10 +158,8 @@ def plan(
 async def _in_force(node: str | None) -> InForce | None:
     try:
         return await declaration_in_force(node_paths(node))
-    except Failure as failure:
-        if failure.status is Status.USAGE:
-            raise
-        return None  # no agent: nothing is in force
+    except NothingUp:
+        return None
 
 
 def up(

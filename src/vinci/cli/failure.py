@@ -21,3 +21,18 @@ class Failure(Exception):  # noqa: N818 - it is not an error of the program
     def __init__(self, message: str, status: Status) -> None:
         super().__init__(message)
         self.status = status
+
+
+class NothingUp(Failure):
+    """No agent listens, so nothing is in force. One that listens and does not answer is another failure."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Status.FAILED)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system did not let the command do, in one sentence."""
+    what = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        what = f"{error.filename}: {what}"
+    return f"{what} (root may)" if isinstance(error, PermissionError) else what

@@ -21,7 +21,12 @@ class InForce:
 
 
 async def declaration_in_force(paths: NodePaths) -> InForce | None:
-    """What the agent follows; None when nothing is in force there. Raises Failure when no agent answers."""
+    """What the agent follows; None when nothing is in force there.
+
+    Raises:
+        NothingUp: no agent listens.
+        Failure: it does not answer.
+    """
     answer = await find(paths, "/v1/declaration")
     if answer is None:
         return None

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from vinci.cli import declare, inspect, observe, reason, shell, use
-from vinci.cli.failure import Failure, Status
+from vinci.cli.failure import Failure, Status, reason_of
 from vinci.cli.output import error_console
 
 EPILOG = (
@@ -33,7 +33,14 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except Failure as failure:
-        error_console.print(f"vinci: {failure}", style="red", highlight=False, markup=False, soft_wrap=True)
+        _complain(str(failure))
         sys.exit(failure.status)
+    except OSError as error:
+        _complain(reason_of(error))
+        sys.exit(Status.FAILED)
     except KeyboardInterrupt:
         sys.exit(Status.FAILED)
+
+
+def _complain(sentence: str) -> None:
+    error_console.print(f"vinci: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 from urllib.parse import quote
 
 import typer
 
 from vinci.cli.client import get, lines, node_paths
-from vinci.cli.failure import Failure, Status
+from vinci.cli.failure import Failure, Status, reason_of
 from vinci.cli.junit import junit_xml
 from vinci.cli.output import console, print_json, print_table, run, steps
 from vinci.node.printable import printable
@@ -108,7 +108,9 @@ def verify(
 async def _verify(node: str | None, as_json: bool, junit: Path | None) -> int:
     paths = node_paths(node)
     report: dict[str, Any] | None = None
-    with steps(quiet=as_json) as display:
+    with contextlib.ExitStack() as files, steps(quiet=as_json) as display:
+        # Opened before minutes of measuring; an old report is not taken for that of a measurement that failed.
+        written = None if junit is None else files.enter_context(_opened(junit))
         async for line in lines(paths, "POST", "/v1/verify"):
             message = json.loads(line)
             if "progress" in message:
@@ -117,15 +119,22 @@ async def _verify(node: str | None, as_json: bool, junit: Path | None) -> int:
                 raise Failure("verify could not measure: " + "; ".join(message["failed"]), Status.FAILED)
             else:
                 report = message
-    if report is None:
-        raise Failure(f"the agent broke off: see {paths.log}", Status.FAILED)
-    if junit is not None:
-        junit.write_text(junit_xml(report))
+        if report is None:
+            raise Failure(f"the agent broke off: see {paths.log}", Status.FAILED)
+        if written is not None:
+            written.write(junit_xml(report))
     if as_json:
         print_json(report)
     else:
         _print_verification(report)
     return Status.DONE if report["matches"] else Status.DOES_NOT_HOLD
+
+
+def _opened(junit: Path) -> TextIO:
+    try:
+        return junit.open("w")
+    except OSError as error:
+        raise Failure(f"the JUnit report cannot be written: {reason_of(error)}", Status.FAILED) from None
 
 
 def _print_verification(report: dict[str, Any]) -> None:

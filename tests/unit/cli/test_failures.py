@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whatever does not work ends a command with status 3 and one sentence, and is never taken for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_reason import HOSPITAL, vinci
+
+from vinci.cli.client import ensure_agent
+from vinci.cli.failure import Failure, Status
+from vinci.cli.main import main
+from vinci.node.paths import NodePaths
+
+
+@pytest.fixture
+def socket_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the agent of a node would listen."""
+    with tempfile.TemporaryDirectory(prefix="vinci-u-", dir="/tmp") as folder:  # a socket's path is short
+        monkeypatch.setenv("VINCI_STATE", folder)
+        path = Path(folder, "n1", "agent.sock")
+        path.parent.mkdir()
+        yield path
+
+
+def _ended(monkeypatch: pytest.MonkeyPatch, *words: str) -> object:
+    """The exit status of the real entry point."""
+    monkeypatch.setattr(sys, "argv", ["vinci", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def test_nothing_is_in_force_where_nobody_listens(socket_path: Path) -> None:
+    new = vinci("plan", HOSPITAL)
+    assert (new[0], "+ doctors gains" in new[1]) == (Status.DOES_NOT_HOLD, True)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(socket_path))
+    assert vinci("plan", HOSPITAL) == new, "an agent was killed"
+
+
+def test_an_agent_that_does_not_answer_is_not_nothing_in_force(socket_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(str(socket_path))
+        busy.listen(0)
+        waiting = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(str(socket_path))
+        status, output = vinci("plan", HOSPITAL)
+        for each in waiting:
+            each.close()
+    assert (status, "n1" in output, "gains" in output) == (Status.FAILED, True, False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes a user who may not use the agent")
+def test_who_may_not_ask_learns_so_and_not_that_nothing_is_in_force(socket_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(socket_path))
+        agent.listen()
+        socket_path.chmod(0o600)
+        socket_path.parents[1].chmod(0o755)
+        os.seteuid(65534)
+        try:
+            status, output = vinci("plan", HOSPITAL)
+        finally:
+            os.seteuid(0)
+    assert (status, output) == (Status.FAILED, "only root and members of the group vinci may use the agent")
+
+
+def test_an_error_of_the_system_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_node: str | None) -> NodePaths:
+        raise PermissionError(13, "Permission denied", "/var/lib/vinci")
+
+    monkeypatch.setattr("vinci.cli.observe.node_paths", broken)
+    assert _ended(monkeypatch, "status") == Status.FAILED
+    assert capsys.readouterr().err == "vinci: /var/lib/vinci: Permission denied (root may)\n"
+
+
+def test_an_agent_that_cannot_be_started_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Failure, match=r"the agent of node n1 cannot be started: .*/file/n1: Not a directory") as failed:
+        asyncio.run(ensure_agent(NodePaths(tmp_path / "file", "n1"), None))
+    assert failed.value.status is Status.FAILED
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, socket_path: Path
+) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr("vinci.cli.observe.lines", measured)
+    socket_path.touch()
+    status, output = vinci("verify", "--junit", socket_path / "report.xml")
+    assert (status, "the JUnit report cannot be written" in output) == (Status.FAILED, True)
