@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,8 +11,9 @@ from vinci.model.infrastructure import Direction, Infrastructure
 from vinci.model.labels import resolve_labels
 from vinci.model.problems import ModelPath
 from vinci.model.services import resolve_service, service_name
-from vinci.policy.flows import Analysis, Passage, analyse, hop_text
-from vinci.policy.graph import Hop, HopKind
+from vinci.policy.flows import analyse, hop_text
+from vinci.policy.graph import FlowGraph, Hop, PlaceKind, flow_graph
+from vinci.policy.ways_down import new_ways_down
 from vinci.policy.widening import Widening
 
 MAX_WAYS = 100
@@ -121,38 +122,43 @@ def _labels(infrastructure: Infrastructure) -> _Facts:
     }
 
 
-def _ways_down(old: Infrastructure | None, new: Infrastructure) -> list[FlowChange]:
-    """New or wider hops that go down, then pairs of communities between which information newly gets down otherwise.
-
-    Where nothing was in force, the hops say everything.
-    """
+def _ways_down(old: Infrastructure | None, new: Infrastructure) -> Iterator[FlowChange]:
+    """What comes down with its label, then new or wider hops that go down, then longer ways that are new."""
     before = analyse(old) if old is not None else None
     after = analyse(new)
-    fresh = _fresh(before, after)
-    changes = [_opened(new, str(hop.source), str(hop.target), (hop,)) for hop in fresh]
-    told = {(hop.source.name, hop.target.name) for hop in fresh}
-    longer = sorted(_downward(after) - _downward(before) - told) if before else []
-    for start, end in longer[:MAX_WAYS]:
-        changes.append(_opened(new, start, end, after.way(start, end)))
-    if len(longer) > MAX_WAYS:
-        more = f"information gets down between {len(longer) - MAX_WAYS} more pairs of communities"
-        changes.append(FlowChange(ChangeKind.OPENS_DOWNWARD, more, ()))
-    return changes
+    if before is not None:
+        yield from _relabelled(before.graph, after.graph)
+    ways = new_ways_down(before, after, MAX_WAYS)
+    yield from (_opened(new, str(hop.source), str(hop.target), (hop,)) for hop in ways.fresh)
+    yield from (_opened(new, way.source.name, way.target.name, way.hops) for way in ways.longer)
+    if ways.more:
+        more = f"information gets down between up to {ways.more} more pairs of communities"
+        yield FlowChange(ChangeKind.OPENS_DOWNWARD, more, ())
 
 
-def _fresh(before: Analysis | None, after: Analysis) -> list[Hop]:
-    """Downward hops that were not there, or let less through: from lower labels, to higher ones, more inspected."""
-    if before is None:
-        return list(_down_hops(after))
-    known: dict[tuple[str, ...], list[Hop]] = {}
-    for hop in _down_hops(before):
-        known.setdefault(_identity(before.graph.infrastructure, hop), []).append(hop)
-    widening, new = Widening(before.graph, after.graph), after.graph.infrastructure
-    return [
-        hop
-        for hop in _down_hops(after)
-        if all(widening.is_wider(hop, each) for each in known.get(_identity(new, hop), ()))
-    ]
+def relabelled_shares(old: Infrastructure, new: Infrastructure, names: Container[str]) -> tuple[FlowChange, ...]:
+    """The shares of these names whose contents come down with their label from what it was in `old`."""
+    graphs = flow_graph(old), flow_graph(new)
+    return tuple(change for change in _relabelled(*graphs) if change.path[0] == "shares" and change.path[1] in names)
+
+
+def _relabelled(old: FlowGraph, new: FlowGraph) -> Iterator[FlowChange]:
+    """Nobody moves anything, and yet it comes down: the file server gives what is stored the new label."""
+    yield from _reordered(old.infrastructure.labels.levels, new.infrastructure.labels.levels)
+    widening = Widening(old, new)
+    for place, label in new.labels.items():
+        if place.kind is PlaceKind.SHARE and place in old.labels and widening.is_lowered(place, place):
+            text = f"contents of {place} are relabelled from {old.labels[place].text} to {label.text}"
+            yield FlowChange(ChangeKind.OPENS_DOWNWARD, text, ("shares", place.name, "label"))
+
+
+def _reordered(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[FlowChange]:
+    before, after = [level for level in old if level in new], [level for level in new if level in old]
+    for was, level in zip(before, after, strict=True):
+        if was != level:
+            text = f"the levels stand in another order: {level} was above {was}, and is below it now"
+            yield FlowChange(ChangeKind.OPENS_DOWNWARD, text, ("labels", "levels"))
+            return
 
 
 def _opened(new: Infrastructure, start: str, end: str, way: tuple[Hop, ...]) -> FlowChange:
@@ -161,27 +167,4 @@ def _opened(new: Infrastructure, start: str, end: str, way: tuple[Hop, ...]) -> 
     why = f"trusted: {down.reason}" if down.reason else "unexplained"
     return FlowChange(
         ChangeKind.OPENS_DOWNWARD, f"information of {start} gets down to {end}: {steps} ({why})", down.path
-    )
-
-
-def _down_hops(analysis: Analysis) -> tuple[Hop, ...]:
-    return tuple(hop for hop in analysis.graph.hops if hop.downward)
-
-
-def _identity(infrastructure: Infrastructure, hop: Hop) -> tuple[str, ...]:
-    """What makes a hop the same one in two files: not its number."""
-    via = hop.via
-    if hop.kind in (HopKind.REQUEST, HopKind.ANSWER):
-        service = resolve_service(infrastructure, infrastructure.flows[int(via)].service)
-        via = f"{service.protocol}/{service.port}"
-    return (hop.kind, str(hop.source), str(hop.target), via)
-
-
-def _downward(analysis: Analysis) -> frozenset[tuple[str, str]]:
-    """Pairs whose best passage goes down somewhere, to a community that does not dominate the first."""
-    labels = {place.name: analysis.graph.labels[place] for place in analysis.graph.communities}
-    return frozenset(
-        (start, end)
-        for start, end, passage in analysis.passages()
-        if passage is not Passage.PERMITTED and not labels[end].dominates(labels[start])
     )

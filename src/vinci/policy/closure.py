@@ -17,11 +17,28 @@ def reachable(graph: FlowGraph, wanted: HopFilter) -> Mapping[Place, int]:
     The result is a bit set: bit i stands for `graph.communities[i]`. Strongly connected places share one set, so the
     time is linear in places and hops (times the length of a bit set).
     """
+    return _gathered(
+        graph,
+        {
+            place: tuple({graph.hops[number].target for number in numbers if wanted(graph.hops[number])})
+            for place, numbers in graph.hops_from.items()
+        },
+    )
+
+
+def reaching(graph: FlowGraph, wanted: HopFilter) -> Mapping[Place, int]:
+    """For each place the communities whose information reaches it by wanted hops; otherwise as `reachable`."""
+    return _gathered(
+        graph,
+        {
+            place: tuple({graph.hops[number].source for number in numbers if wanted(graph.hops[number])})
+            for place, numbers in graph.hops_to.items()
+        },
+    )
+
+
+def _gathered(graph: FlowGraph, next_places: Mapping[Place, tuple[Place, ...]]) -> Mapping[Place, int]:
     bits = {place: 1 << number for number, place in enumerate(graph.communities)}
-    next_places = {
-        place: tuple({graph.hops[number].target for number in numbers if wanted(graph.hops[number])})
-        for place, numbers in graph.hops_from.items()
-    }
     reached: dict[Place, int] = {}
     for component in _components(next_places):  # each after all that it leads to
         together = 0

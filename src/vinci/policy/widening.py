@@ -7,30 +7,45 @@ from collections.abc import Iterable
 
 from vinci.model.inspection import HttpInspection, ModbusInspection, numbers
 from vinci.model.labels import PlannedLabel
-from vinci.policy.graph import FlowGraph, Hop, HopKind
+from vinci.policy.graph import FlowGraph, Hop, HopKind, Place
 
 Inspected = ModbusInspection | HttpInspection | None
 
 
 class Widening:
-    """Compares hops of a new graph with those of an old one."""
+    """Compares hops and labels of a new graph with those of an old one."""
 
     def __init__(self, old: FlowGraph, new: FlowGraph) -> None:
         self._old, self._new = old, new
-        labels = (old.infrastructure.labels, new.infrastructure.labels)
-        # Only within one lattice do the numbers of labels mean the same.
-        self._same_lattice = len({(each.levels, each.categories) for each in labels}) == 1
+        self._before, after = old.infrastructure.labels, new.infrastructure.labels
+        self._levels = {name: number for number, name in enumerate(after.levels)}
+        self._categories = {name: number for number, name in enumerate(after.categories)}
 
     def is_wider(self, hop: Hop, known: Hop) -> bool:
         """True when `hop` carries information of a higher label than `known` did, to a lower one, or less inspected."""
         return (
-            not self._dominates(self._old.labels[known.source], self._new.labels[hop.source])
-            or not self._dominates(self._new.labels[hop.target], self._old.labels[known.target])
+            self.is_raised(known.source, hop.source)
+            or self.is_lowered(known.target, hop.target)
             or not is_within(_inspection(self._new, hop), _inspection(self._old, known))
         )
 
-    def _dominates(self, upper: PlannedLabel, lower: PlannedLabel) -> bool:
-        return upper.dominates(lower) if self._same_lattice else upper.text == lower.text
+    def is_raised(self, old: Place, new: Place) -> bool:
+        """True when a place's old label does not dominate its new one."""
+        before = self._today(self._old.labels[old])
+        return before is None or not before.dominates(self._new.labels[new])
+
+    def is_lowered(self, old: Place, new: Place) -> bool:
+        """True when a place's new label does not dominate its old one: what is there comes down with it."""
+        before = self._today(self._old.labels[old])
+        return before is None or not self._new.labels[new].dominates(before)
+
+    def _today(self, label: PlannedLabel) -> PlannedLabel | None:
+        """An old label with the numbers of the new lattice; None when its level or a category is gone."""
+        level = self._levels.get(self._before.levels[label.level])
+        names = [self._before.categories[number] for number in label.categories]
+        if level is None or not all(name in self._categories for name in names):
+            return None
+        return PlannedLabel(level, frozenset(self._categories[name] for name in names), label.text)
 
 
 def _inspection(graph: FlowGraph, hop: Hop) -> Inspected:
