@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from vinci.cli.client import ensure_agent, lines, node_paths
 from vinci.cli.failure import Failure, NothingUp, Status
-from vinci.cli.in_force import InForce, declaration_in_force
+from vinci.cli.in_force import InForce, declaration_in_force, last_declaration, returning_shares
 from vinci.cli.output import Steps, console, error_console, print_json, run, steps
 from vinci.cli.proof import change_line, changes_json, print_proof, proof_json, prove, refusal, say
 from vinci.images.build import ImageError, ensure_images
@@ -26,7 +27,7 @@ from vinci.plan.compile import compile_plan
 from vinci.plan.difference import difference
 from vinci.plan.second_opinion import Disagreement
 from vinci.plan.types import Plan
-from vinci.policy.changes import ChangeKind, flow_changes
+from vinci.policy.changes import ChangeKind, FlowChange, flow_changes
 
 File = Annotated[Path, typer.Argument(help="the infrastructure file, e.g. examples/hospital.yaml", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -189,7 +190,9 @@ async def _up(file: Path, quiet: bool, yes: bool) -> int:
         display.report("node agent", 0, 1)
         await ensure_agent(paths, declaration.infrastructure.nodes[node].uri)
         display.report("node agent", 1, 1)
-    confirm_ways_down(await declaration_in_force(paths), declaration.infrastructure, yes)
+    last = await last_declaration(paths)
+    returning = await returning_shares(paths, last, declaration.infrastructure)
+    confirm_ways_down(last, declaration.infrastructure, yes, returning)
     with steps(quiet) as display:
         result = await _follow(paths, "/v1/up", display, data=text, params={"path": str(file.resolve())})
     changes = result.get("changes", [])
@@ -202,18 +205,22 @@ async def _up(file: Path, quiet: bool, yes: bool) -> int:
     return Status.DONE
 
 
-def confirm_ways_down(current: InForce | None, wanted: Infrastructure, yes: bool) -> None:
+def confirm_ways_down(
+    last: InForce | None, wanted: Infrastructure, yes: bool, returning: Iterable[FlowChange] = ()
+) -> None:
     """Ask before a change opens a new way from a higher label to a lower or incomparable one.
 
-    Where nothing is in force, there is no way to compare with: the whole file is what was asked for.
+    Where nothing ever was in force, there is nothing to compare with: the whole file is what was asked for. After a
+    `down` there is, for the disks stay. `returning` are ways that lead out of declarations before the last one.
 
     Raises:
         Failure: somebody said no, or nobody can be asked.
     """
-    if current is None:
+    if last is None:
         return
-    old = current.declaration.infrastructure if current.declaration else None
-    opened = [change for change in flow_changes(old, wanted) if change.kind is ChangeKind.OPENS_DOWNWARD]
+    old = last.declaration.infrastructure if last.declaration else None
+    changes = (*flow_changes(old, wanted), *returning)
+    opened = [change for change in changes if change.kind is ChangeKind.OPENS_DOWNWARD]
     if not opened:
         return
     shown = "\n".join(change_line(change) for change in opened)

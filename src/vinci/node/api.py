@@ -54,6 +54,7 @@ from vinci.node.verification.run import verify
 from vinci.node.without_hashes import without_hashes
 from vinci.plan.types import Vm
 from vinci.policy.login import CommunityNeededError
+from vinci.store.sqlite import StoredDeclaration
 from vinci.vmm.host import VmmError
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ def application(agent: Agent, gate: Gate) -> web.Application:
         [
             web.get("/v1/status", api.status),
             web.get("/v1/declaration", api.declaration),
+            web.get("/v1/former", api.former),
             web.post("/v1/up", api.up),
             web.post("/v1/down", api.down),
             web.post("/v1/verify", api.verify),
@@ -163,6 +165,15 @@ def _result(outcome: Outcome) -> dict[str, object]:
     return {"changes": outcome.changes}
 
 
+async def _declaration(request: web.Request, stored: StoredDeclaration) -> web.Response:
+    """A declaration; who does not administer gets it without the hashes of passwords."""
+    if peer_at(request).role is Role.ADMINISTRATOR:
+        text = stored.text.decode(errors="replace")
+    else:
+        text = await asyncio.to_thread(without_hashes, stored.text)
+    return web.json_response({"version": stored.version, "path": stored.path, "text": text})
+
+
 _Message = dict[str, object]
 
 
@@ -178,11 +189,15 @@ class _Api:
         stored = self._agent.store.declaration()
         if stored is None:
             return problem(404, "no declaration is in force")  # an answer to the question, not a refusal
-        if peer_at(request).role is Role.ADMINISTRATOR:
-            text = stored.text.decode(errors="replace")
-        else:
-            text = await asyncio.to_thread(without_hashes, stored.text)
-        return web.json_response({"version": stored.version, "path": stored.path, "text": text})
+        return await _declaration(request, stored)
+
+    async def former(self, request: web.Request) -> web.Response:
+        """The newest declaration that is kept, in force or not; `before` a version, the newest of a lower one."""
+        before = request.query.get("before")
+        stored = self._agent.store.former(int(before) if before is not None else None)
+        if stored is None:
+            return problem(404, "no such declaration is kept")
+        return await _declaration(request, stored)
 
     async def up(self, request: web.Request) -> web.StreamResponse:
         path, text = request.query.get("path", "")[:4096], await request.read()

@@ -14,7 +14,12 @@ from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 KEPT_DECLARATIONS = 50
-"""Versions that are kept, for whoever asks what was in force last week."""
+"""Versions that are kept, for whoever asks what was in force last week, and to tell what a new one changes."""
+_WITHDRAWN = "withdrawn"
+"""The fact that holds the version that a `down` withdrew."""
+
+_NEWEST = 2**63 - 1
+"""SQLite's largest integer."""
 
 _SCHEMA = """
 create table if not exists declaration (
@@ -84,10 +89,15 @@ class Store:
         self._ended: set[str] = set()
 
     def declaration(self) -> StoredDeclaration | None:
-        """The declaration in force."""
-        row = self._db.execute(
-            "select version, path, text, accepted from declaration order by version desc limit 1"
-        ).fetchone()
+        """The declaration in force; None after a `down`."""
+        last = self.former()
+        return None if last is None or self.fact(_WITHDRAWN) == str(last.version) else last
+
+    def former(self, before: int | None = None) -> StoredDeclaration | None:
+        """The newest kept declaration, in force or not; with `before`, the newest of a lower version."""
+        columns = "select version, path, text, accepted from declaration"
+        query = f"{columns} where version < ? order by version desc limit 1"
+        row = self._db.execute(query, (_NEWEST if before is None else before,)).fetchone()
         return StoredDeclaration(*row) if row else None
 
     def accept(self, path: str, text: bytes, now: float) -> int:
@@ -98,8 +108,13 @@ class Store:
         return cursor.lastrowid
 
     def withdraw(self) -> None:
-        """Forget the declaration in force (`down`); keys, passwords and disks stay."""
-        self._db.execute("delete from declaration")
+        """No declaration is in force from now on (`down`); keys, passwords and disks stay, and what was declared.
+
+        The disks are read under the next declaration: what it opens is compared with the one that filled them.
+        """
+        last = self.former()
+        if last is not None:
+            self.set_fact(_WITHDRAWN, str(last.version))
 
     def key(self, name: str) -> bytes | None:
         """A private key by its name."""

@@ -14,6 +14,7 @@ import pytest
 from running_agent import NOBODY, Running, running_agent
 from test_reason import HOSPITAL, LEAK, vinci
 
+from vinci.cli import declare
 from vinci.cli.failure import Status
 from vinci.model.problems import DeclarationError
 from vinci.node.agent import Agent
@@ -51,6 +52,66 @@ def test_a_member_gets_the_declaration_without_hashes_and_root_gets_it_whole(age
     assert vinci("plan", HOSPITAL) == (0, "nothing to change\n")
     status, output = vinci("explain", "nurses:sally", "write", "prescriptions")
     assert (status, "(/etc/hospital.yaml:" in output) == (0, True)
+
+
+OLD_LABEL = "  billing:\n    server: files\n    label: accounts\n"
+LOWER = OLD_LABEL.replace("accounts", "treatment")
+
+
+def up(agent: Running, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[int, str]:
+    """`up` as far as its question, where nobody can be asked: an agent runs, and images are of no interest."""
+
+    async def runs(*_ignored: object) -> bool:
+        return False
+
+    monkeypatch.setattr(declare, "ensure_agent", runs)
+    monkeypatch.setattr(declare, "_images", lambda _display: None)
+    file = tmp_path / "file.yaml"
+    file.write_text(text)
+    return vinci("up", file, "--quiet")
+
+
+def withdraw(agent: Running) -> None:
+    async def put() -> None:
+        agent.state.store.withdraw()
+
+    agent.call(put())
+
+
+def lowered(text: str) -> str:
+    """The hospital with the bills at the doctors' label, where the labels let them write."""
+    text = text.replace(OLD_LABEL, LOWER).replace(
+        "{doctors: [append], administration", "{doctors: [write], administration"
+    )
+    assert LOWER in text
+    return text.replace("  - that: only administration can read billing, log\n", "").replace(
+        "except billing, log", "except log, billing"
+    )
+
+
+def test_a_down_is_no_way_around_the_question(agent: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hospital = HOSPITAL.read_text()
+    agent.accept(hospital)
+    withdraw(agent)
+    assert "+ doctors gains append on billing" in vinci("plan", HOSPITAL)[1], "nothing is in force"
+    status, output = up(agent, lowered(hospital), monkeypatch, tmp_path)
+    assert status == Status.DOES_NOT_HOLD
+    assert "contents of share billing are relabelled from restricted {patients, finance} to" in output
+    assert "nobody can be asked here" in output
+
+
+def test_a_share_that_was_dropped_comes_back_lower(
+    agent: Running, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hospital = HOSPITAL.read_text()
+    start, end = hospital.index("  billing:\n"), hospital.index("  log:\n")
+    without = (hospital[:start] + hospital[end:]).replace("except billing, log", "except log")
+    without = without.replace("can read billing, log", "can read log")
+    for text in (hospital, without, without + "\n"):
+        agent.accept(text)
+    status, output = up(agent, lowered(hospital), monkeypatch, tmp_path)
+    assert status == Status.DOES_NOT_HOLD
+    assert "contents of share billing are relabelled from restricted {patients, finance} to" in output
 
 
 def test_plan_and_explain_where_the_stored_file_no_longer_validates(agent: Running) -> None:

@@ -93,6 +93,28 @@ def test_old_declarations_are_forgotten(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_withdrawn_declaration_is_not_in_force_and_still_known(tmp_path: Path) -> None:
+    """`down` keeps the disks: the next declaration is compared with the one that filled them."""
+    store = Store(tmp_path / "node.db")
+    store.withdraw()
+    assert store.declaration() is None
+    first, second = store.accept("a.yaml", b"a", 1.0), store.accept("b.yaml", b"b", 2.0)
+    store.withdraw()
+    store.close()
+    again = Store(tmp_path / "node.db")
+    assert again.declaration() is None
+    last = again.former()
+    assert last is not None
+    assert (last.version, last.text) == (second, b"b")
+    before = again.former(second)
+    assert before is not None
+    assert before.version == first
+    assert again.former(first) is None
+    assert again.accept("b.yaml", b"b", 3.0) > second
+    assert again.declaration() == again.former()
+    again.close()
+
+
 def test_an_incident_lasts_until_it_is_closed_and_keeps_its_first_findings(tmp_path: Path) -> None:
     store = Store(tmp_path / "node.db")
     store.open_incident(Incident("sales-1", "quarantine", 5.0, "[1]"))
