@@ -16,7 +16,7 @@ Record = Mapping[str, Any]
 
 
 class UnexplainedError(Exception):
-    """What the record tells of cannot be explained: it is incomplete, or the file has nothing of it any more."""
+    """What the record tells of cannot be explained: this version knows no such kind of record, or no such reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +33,8 @@ class Decision:
 def ground(declaration: Declaration, text: str, path: ModelPath | None, decides: bool = True) -> Ground:
     """A step of the reasoning with its line of the file, if there is one."""
     return Ground(text, declaration.source.at(path) if path is not None else None, decides)
+
+
+def gone(question: str, text: str, change: str) -> Explanation:
+    """What can be said where no line of the file speaks of it, or none does any more."""
+    return Explanation(question, False, (Ground(text, None, True),), change)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Why a packet did not pass a bridge, and why a packet or a request did not cross an FW-VM."""
+"""Why a packet did not pass a bridge, and why one did not cross an FW-VM."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
-from vinci.cli.decision import Decision, Record, UnexplainedError, ground
+from vinci.cli.decision import Decision, Record, UnexplainedError, gone, ground
 from vinci.model.labels import Lattice
 from vinci.model.load import Declaration
 from vinci.model.problems import ModelPath
@@ -38,10 +37,18 @@ _IDENTITY = {DropReason.SPOOFED_MAC, DropReason.SPOOFED_ARP, DropReason.SPOOFED_
 
 
 def explain_packet(declaration: Declaration, record: Record) -> Decision:
+    """Why a bridge let a packet not pass (`packet-dropped`).
+
+    Raises:
+        UnexplainedError: the reason is none that a bridge gives.
+    """
+    if record.get("reason") is None:
+        return _lost(record)
     try:
         reason = DropReason(str(record.get("reason")))
     except ValueError:
-        raise UnexplainedError(f"record {record.get('id')} tells of lost records, not of one packet") from None
+        text = f"record {record.get('id')} gives no reason that is known: {str(record.get('reason'))[:64]}"
+        raise UnexplainedError(text) from None
     rule, change = _RULES[reason]
     port, claimed = str(record.get("port", "?")), record.get("claimed_target")
     directory = Directory(declaration.infrastructure)
@@ -60,6 +67,18 @@ def explain_packet(declaration: Declaration, record: Record) -> Decision:
     explanation = Explanation(question, False, tuple(grounds), change)
     network = sender.bridge if sender else "the node"
     return Decision(f"bridge {network}, port {port}", f"{reason}: {rule}", explanation)
+
+
+def _lost(record: Record) -> Decision:
+    """The kernel's log of packets was full: it tells how many records it had no room for, and not which."""
+    explanation = gone(
+        "each of these packets has a record",
+        str(record.get("message", "records of dropped packets were lost")),
+        "ask the source to stop: records are lost only where there are very many",
+    )
+    return Decision(
+        "the bridges' log of packets", "lost: what these records tell of was dropped all the same", explanation
+    )
 
 
 def _between(declaration: Declaration, directory: Directory, own: str, claimed: object) -> list[Ground]:
@@ -181,30 +200,3 @@ def _end(declaration: Declaration, directory: Directory, claimed: object) -> lis
         return [_nobody(declaration, directory, claimed)]
     text = f"{claimed} is {card.vm} of {card.community}"
     return [ground(declaration, text, ("communities", card.community), decides=False)]
-
-
-# -- gateways --------------------------------------------------------------------------------------------------------
-
-
-def explain_request(declaration: Declaration, record: Record) -> Decision:
-    """Why a gateway let a request not through (`request-denied`).
-
-    Raises:
-        UnexplainedError: the declaration in force has no such gateway.
-    """
-    number, reason = record.get("flow_number"), str(record.get("reason", "?"))
-    flows = declaration.infrastructure.flows
-    flow = flows[number] if isinstance(number, int) and 0 <= number < len(flows) else None
-    if flow is None or flow.inspection is None:
-        raise UnexplainedError(f"record {record.get('id')} tells of a gateway that is not declared any more")
-    service = resolve_service(declaration.infrastructure, flow.service)
-    answer = explain_connection(
-        declaration.infrastructure, declaration.source, flow.source, flow.to, f"{service.protocol}/{service.port}"
-    )
-    # The flow is permitted; what is inspected decides, and it is told last.
-    grounds = tuple(replace(each, decides=each is answer.grounds[-1]) for each in answer.grounds)
-    question = f"{flow.source} asks {flow.to}: {record.get('request') or 'no request'}"
-    change = "name it under `inspection` of the flow, if it is meant"
-    place = f"the {flow.inspection.gateway} gateway on FW-VM {record.get('firewall', '?')}"
-    rule = f"{reason}: only requests that the declaration names pass"
-    return Decision(place, rule, Explanation(question, False, grounds, change))

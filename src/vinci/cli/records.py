@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from vinci.cli.decision import Decision, Record, UnexplainedError, ground
+from vinci.cli.decision import Decision, Record, UnexplainedError, gone, ground
 from vinci.cli.node_records import explain_happening
-from vinci.cli.packet_records import explain_crossing, explain_packet, explain_request
+from vinci.cli.packet_records import explain_crossing, explain_packet
+from vinci.cli.request_records import explain_request
 from vinci.model.infrastructure import Infrastructure, LoginRule, Operation
 from vinci.model.labels import Lattice
 from vinci.model.load import Declaration
@@ -19,7 +20,7 @@ from vinci.model.problems import ModelPath
 from vinci.node.audit import Event
 from vinci.plan.directory import Directory
 from vinci.policy.access import access
-from vinci.policy.explain import Explanation, Ground, explain_access
+from vinci.policy.explain import Explanation, Ground, QuestionError, explain_access
 
 _AUTHENTICATION = "the A-VM (node's agent), authentication"
 
@@ -28,8 +29,7 @@ def explain_record(declaration: Declaration, record: Record) -> Decision:
     """Why the thing that `record` tells of was denied, or permitted, or done.
 
     Raises:
-        UnexplainedError: the record is incomplete, or nothing is left of what decided.
-        QuestionError: the declaration in force no longer has what the record names.
+        UnexplainedError: this version knows no such kind of record, or no such reason.
     """
     explainers: Mapping[Event, Callable[[Declaration, Record], Decision]] = {
         Event.FILE_DENIED: _file,
@@ -62,12 +62,18 @@ def _file(declaration: Declaration, record: Record) -> Decision:
     if reason == _UNKNOWN_SUBJECT or len(subject) < 4:
         return _unknown_subject(declaration, record, server)
     community, user, share = subject[1].removesuffix("_r"), _person(subject[0]), str(record.get("share", ""))
+    if not share:
+        return _no_share(record, community, user, server)
     if subject[2] == f"{community}_mount_t":
         return _root(declaration, community, share, server)
     operation = Operation.APPEND if reason.startswith(_APPEND_ONLY) else operation_of(record)
-    explanation = explain_access(
-        declaration.infrastructure, declaration.source, f"{community}:{user}", operation.value, share
-    )
+    who = f"{community}:{user}"
+    try:
+        explanation = explain_access(declaration.infrastructure, declaration.source, who, operation.value, share)
+    except QuestionError as error:
+        text = f"the declaration in force has nothing of it any more: {error}"
+        explanation = gone(f"{who} {operation} {share}", text, "declare it")
+        return Decision(f"FS-VM {server}", "the policy in force then", explanation)
     if reason == _FILE_MODE:
         text = (
             "the declaration gives the right; the file's owner has withheld it (see `ls -l`), or it is another's home"
@@ -86,6 +92,19 @@ def _file(declaration: Declaration, record: Record) -> Decision:
     return Decision(
         f"SELinux on FS-VM {server}", _selinux_rule(declaration, record, community, user, operation), explanation
     )
+
+
+def _no_share(record: Record, community: str, user: str, server: str) -> Decision:
+    """Something of the server that is no share, as `/srv` itself, where the shares are mounted."""
+    who = f"UID 0 of {community}" if user == "vinci" else f"{community}:{user}"
+    target = (str(record.get("target", "")).split(":") + ["?"] * 3)[2]
+    explanation = gone(
+        f"{who} uses what is no share of {server} ({record.get('name') or target})",
+        "the declaration gives rights on shares, and on nothing else of a file server",
+        "use a share",
+    )
+    rule = f"no `allow` of a user's type on `{target}` that gives {record.get('permissions') or 'this'}"
+    return Decision(f"SELinux on FS-VM {server}", rule, explanation)
 
 
 def _denied_all_the_same(explanation: Explanation, text: str, change: str) -> Explanation:
@@ -195,8 +214,21 @@ def _login(declaration: Declaration, record: Record) -> Decision:
 
 
 def _terms(rule: LoginRule) -> str:
-    where = f" at {rule.node}" if rule.node else ""
+    where = (f" for {rule.user}" if rule.user else "") + (f" at {rule.node}" if rule.node else "")
     return f"{rule.community}{where}" + (f" from {rule.between}" if rule.between else "")
+
+
+def _login_rule(
+    declaration: Declaration, rules: tuple[LoginRule, ...], number: int, user: str, community: str
+) -> Ground:
+    """The rule of that number as it is now, and whether it can be the one that decided."""
+    if not 0 < number <= len(rules):
+        return Ground(f"the file has no rule {number} of `login` any more", None, True)
+    rule, path = rules[number - 1], ("login", number - 1)
+    text = f"rule {number} now: {_terms(rule)}"
+    if rule.community == community and rule.user in (None, user):
+        return ground(declaration, text, path)
+    return ground(declaration, f"{text}; it is another rule than then, for it does not lead {user} there", path, False)
 
 
 def _entered(declaration: Declaration, record: Record) -> Decision:
@@ -209,10 +241,9 @@ def _entered(declaration: Declaration, record: Record) -> Decision:
     text = f"{user} is in {community}" if member else f"{user} is not in {community} any more"
     grounds = [ground(declaration, text, path)]
     rule = "the right password; one community, or the one that was asked for"
-    if isinstance(number, int) and 0 < number <= len(rules):
+    if isinstance(number, int):
         rule = f"the right password, and rule {number} of `login`"
-        terms = f"rule {number} now: {_terms(rules[number - 1])}"
-        grounds.append(ground(declaration, terms, ("login", number - 1)))
+        grounds.append(_login_rule(declaration, rules, number, user, community))
     question = f"{user} enters {community} on {record.get('vm', '?')}"
     change = f"take {user} out of {community}"
     return Decision(_AUTHENTICATION, rule, Explanation(question, True, tuple(grounds), change), allowed=True)

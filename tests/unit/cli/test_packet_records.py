@@ -94,23 +94,10 @@ def test_a_reason_that_no_firewall_gives(utility: Declaration) -> None:
         explain_record(utility, denied("whim", SOFTWARE, SCADA, "502"))
 
 
-def request(number: object) -> dict[str, Any]:
-    return {
-        **{"id": 18, "event": "request-denied", "firewall": "scada-fw", "vm": "database-1", "reason": "function"},
-        **{"flow_number": number, "claimed_source": DATABASE, "claimed_target": SCADA, "request": "write-register 3"},
-    }
-
-
-def test_a_request_that_a_gateway_denied_names_what_may_pass(utility: Declaration) -> None:
-    denial = explain_record(utility, request(0))
-    assert denial.place == "the modbus gateway on FW-VM scada-fw"
-    assert denial.rule.startswith("function: ")
-    assert denial.explanation.question == "database asks scada: write-register 3"
-    assert deciding(denial) == {line_of("gateway: modbus") - 1}
-    assert "functions read-holding-registers, read-input-registers" in texts(denial)
-
-
-@pytest.mark.parametrize("number", [1, 99, -1, None, "0"])
-def test_a_gateway_that_is_no_longer_declared(utility: Declaration, number: object) -> None:
-    with pytest.raises(UnexplainedError, match="not declared any more"):
-        explain_record(utility, request(number))
+def test_lost_records_are_explained_without_a_line(utility: Declaration) -> None:
+    record = {"id": 3, "event": "packet-dropped", "message": "5 records of dropped packets were lost"}
+    denial = explain_record(utility, record)
+    assert "was dropped all the same" in denial.rule
+    assert denial.explanation.grounds[0].text == "5 records of dropped packets were lost"
+    with pytest.raises(UnexplainedError, match="no reason that is known"):
+        explain_record(utility, {**record, "reason": "whim"})

@@ -16,7 +16,6 @@ from vinci.model.load import Declaration, load
 from vinci.node.audit import Event
 from vinci.plan.bridge_filter import DropReason
 from vinci.plan.compile import compile_plan
-from vinci.policy.explain import QuestionError
 
 HOSPITAL = Path(__file__).parents[3] / "examples" / "hospital.yaml"
 
@@ -145,10 +144,35 @@ def test_denied_logins(hospital: Declaration, user: str, reason: str, line: str)
 def test_other_records(hospital: Declaration) -> None:
     with pytest.raises(UnexplainedError, match="no kind"):
         explain_record(hospital, {"id": 3, "event": "invented"})
-    with pytest.raises(UnexplainedError, match="lost records"):
-        explain_record(hospital, {"id": 3, "event": "packet-dropped"})
-    with pytest.raises(QuestionError):
-        explain_record(hospital, denied("gone", "read", SALLY, "vinci_u:object_r:gone_share_t:s0"))
+
+
+@pytest.mark.parametrize(
+    ("share", "subject", "what"),
+    [
+        ("gone", SALLY, 'unknown share "gone"'),
+        ("log", SALLY.replace("nurses", "gone"), 'unknown community "gone"'),
+        ("log", SALLY.replace("sally", "gone"), 'unknown user "gone"'),
+    ],
+)
+def test_names_that_are_gone_are_told_without_a_line(
+    hospital: Declaration, share: str, subject: str, what: str
+) -> None:
+    denial = explain_record(hospital, denied(share, "read", subject, f"vinci_u:object_r:{share}_share_t:s0"))
+    assert not denial.explanation.allowed
+    (only,) = denial.explanation.grounds
+    assert (what in only.text, only.position) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("subject", "who"), [(SALLY, "nurses:sally"), ("vinci_u:nurses_r:nurses_mount_t:s1:c0,c1", "UID 0 of nurses")]
+)
+def test_srv_itself_is_no_share(hospital: Declaration, subject: str, who: str) -> None:
+    record = denied("", "read", subject, "vinci_u:object_r:vinci_root_t:s0", **{"class": "dir"})
+    del record["share"]
+    denial = explain_record(hospital, record)
+    assert denial.explanation.question == f"{who} uses what is no share of files (vinci_root_t)"
+    assert "on nothing else of a file server" in denial.explanation.grounds[0].text
+    assert "`vinci_root_t`" in denial.rule
 
 
 @pytest.mark.parametrize(
@@ -178,6 +202,13 @@ def test_logins_by_rules_name_the_rule_and_its_line() -> None:
     assert "rule 2 of `login`" in entered.rule
     assert lines_of[1] in lines(entered)
     assert "was asked for" in explain_record(utility, {**record, "login_rule": None}).rule
+
+
+@pytest.mark.parametrize(("number", "told"), [(1, "another rule than then"), (9, "no rule 9 of `login` any more")])
+def test_a_login_rule_that_is_another_now_is_told_so(number: int, told: str) -> None:
+    utility = load(HOSPITAL.with_name("utility.yaml"))
+    record = {"event": "login", "user": "sally", "community": "software", "vm": "software-1", "login_rule": number}
+    assert told in explain_record(utility, record).explanation.grounds[-1].text
 
 
 @pytest.mark.parametrize("event", sorted(explained_so()))
