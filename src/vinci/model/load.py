@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from vinci.model.checks.facts import Omitted
-from vinci.model.complaints import complaints
+from vinci.model.checks.facts import NAMED_LABELS, Omitted
+from vinci.model.complaints import complaints, nearest
 from vinci.model.infrastructure import Infrastructure
 from vinci.model.problems import DeclarationError, ModelPath, Problem
 from vinci.model.source import MAX_BYTES, Document, Source, read_yaml
@@ -48,8 +48,8 @@ def parse(untrusted_text: bytes, file: str = "infrastructure.yaml") -> Declarati
     try:
         infrastructure = Infrastructure.model_validate(document.data)
     except ValidationError as error:
-        raise DeclarationError(_all_problems(error, document)) from None
-    problems = validate(infrastructure, document.source)
+        raise DeclarationError([*document.problems, *_all_problems(error, document)]) from None
+    problems = (*document.problems, *validate(infrastructure, document.source))
     if errors(problems):
         raise DeclarationError(problems)
     return Declaration(infrastructure, document.source, problems)
@@ -63,25 +63,53 @@ def _all_problems(error: ValidationError, document: Document) -> list[Problem]:
         problems.append(Problem(place.file, place.line, place.column, wrong, right, path))
     rest, omitted = without_malformed(document.data, [problem.path for problem in problems])
     try:
-        infrastructure = Infrastructure.model_validate(rest)
+        infrastructure = Infrastructure.model_validate({**_STAND_INS, **rest})
     except ValidationError:
         return problems
+    emptied: dict[str, object] = {section: {} for section in ("communities", "nodes") if section not in rest}
+    infrastructure = infrastructure.model_copy(update=emptied)
     return [*problems, *validate(infrastructure, document.source, omitted)]
 
 
+_STAND_INS: dict[str, object] = {
+    **{"vinci": 1, "name": "name", "labels": {"levels": ["level"]}, "nodes": {"node": {}}},
+    "communities": {"community": {"label": {"level": "level"}}},
+}
+"""What the model needs of a file that lacks it, or has it malformed; the checks take the section as left out."""
+
+
 def without_malformed(data: dict[str, object], malformed: list[ModelPath]) -> tuple[dict[str, object], Omitted]:
-    """The data without the entries (a user, a share, a flow…) that hold a malformed value or key."""
-    entries: dict[str | int, set[str | int]] = {}
-    for path in malformed:
-        if len(path) >= 2:
-            entries.setdefault(path[0], set()).add(path[1])
+    """The data without the entries (a user, a share, a flow…) that hold a malformed value or key.
+
+    A section that is malformed itself, or of which nothing is left, is left out.
+    """
+    entries: dict[str, set[str | int]] = {}
     rest, names, kept = dict(data), {}, {}
-    for section in entries:
-        content, bad = data.get(str(section)), entries[section]
-        if isinstance(content, dict):
-            rest[str(section)] = {name: value for name, value in content.items() if name not in bad}
-            names[str(section)] = frozenset(str(name) for name in bad)
+    for path in malformed:
+        if path[:2] == ("labels", "named") and len(path) > 2:
+            entries.setdefault(NAMED_LABELS, set()).add(path[2])
+        elif len(path) == 1 or path[:1] == ("labels",):
+            rest.pop(str(path[0]), None)
+        elif path:
+            entries.setdefault(str(path[0]), set()).add(path[1])
+    for section, bad in entries.items():
+        if section == NAMED_LABELS:
+            names[section] = frozenset(map(str, bad))
+            if isinstance(labels := rest.get("labels"), dict):
+                rest["labels"] = {**labels, "named": _without(labels["named"], bad)}
+        elif isinstance(content := rest.get(section), dict):
+            rest[section] = _without(content, bad)
+            names[section] = frozenset(map(str, bad))
         elif isinstance(content, list):
-            kept[str(section)] = tuple(number for number in range(len(content)) if number not in bad)
-            rest[str(section)] = [content[number] for number in kept[str(section)]]
-    return rest, Omitted(names, kept)
+            kept[section] = tuple(number for number in range(len(content)) if number not in bad)
+            rest[section] = [content[number] for number in kept[section]]
+    for section in ("communities", "nodes"):
+        if rest.get(section) == {}:
+            del rest[section]
+    gone = {key for key in (*data, *_STAND_INS) if key not in rest}
+    meant = {nearest(key, Infrastructure.model_fields) for key in gone - set(Infrastructure.model_fields)}
+    return rest, Omitted(names, kept, frozenset(gone | {key for key in meant if key is not None and key not in data}))
+
+
+def _without(content: dict[str, object], bad: set[str | int]) -> dict[str, object]:
+    return {name: value for name, value in content.items() if name not in bad}

@@ -90,16 +90,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """The data of a file and its places."""
+    """The data of a file and its places. With `problems` it cannot be used, but the rest of it can be looked at."""
 
     data: dict[str, object]
     source: Source
+    problems: tuple[Problem, ...] = ()
 
 
 def read_yaml(file: str, untrusted_text: bytes) -> Document:
     """The document in `untrusted_text`; `file` is the name used in messages.
 
-    Raises DeclarationError with all problems that can be told apart: broken YAML stops at its first.
+    Of duplicate keys the first counts. Raises DeclarationError where nothing can be said of the rest: broken YAML stops
+    at its first problem, and an alias or a merge key stands for values that are not read.
     """
     if len(untrusted_text) > MAX_BYTES:
         raise _refusal(file, 1, 1, f"the file has {len(untrusted_text)} bytes", f"at most {MAX_BYTES} are read")
@@ -123,9 +125,9 @@ def read_yaml(file: str, untrusted_text: bytes) -> Document:
         raise _refusal(file, 1, 1, f"broken YAML: {shown(str(error))}", "") from None
     if not isinstance(data, dict):
         raise _refusal(file, 1, 1, "the file holds no declaration", "it starts with `vinci: 1` and `name: …`")
-    if reader.problems:
+    if reader.lacks_values:
         raise DeclarationError(reader.problems)
-    return Document(data, Source(file, place))
+    return Document(data, Source(file, place), tuple(reader.problems))
 
 
 def _refusal(file: str, line: int, column: int, wrong: str, right: str) -> DeclarationError:
@@ -148,6 +150,7 @@ class _Reader:
         self.file = file
         self.next: Callable[[], _Event] = parser.get_event
         self.problems: list[Problem] = []
+        self.lacks_values = False
 
     def document(self) -> tuple[object, _Place]:
         """The one document of the stream."""
@@ -169,7 +172,7 @@ class _Reader:
         if kind is ScalarEvent:
             return self._scalar(event), place
         if kind is AliasEvent:
-            self._complain(event, f"alias *{event.anchor} is not read", "write the value out")
+            self._complain_of_lack(event, f"alias *{event.anchor} is not read", "write the value out")
             return None, place
         if depth >= MAX_DEPTH:
             raise DeclarationError(
@@ -201,12 +204,12 @@ class _Reader:
 
     def _key(self, event: _Event, seen: dict[str, _Place], depth: int) -> str | None:
         if type(event) is not ScalarEvent:
-            self._complain(event, "this key is no single word", "keys are single words")
+            self._complain_of_lack(event, "this key is no single word", "keys are single words")
             self._value(event, depth)
             return None
         name: str = event.value
         if name == "<<" and event.implicit[0]:
-            self._complain(event, "merge keys (<<) are not read", "write the values out")
+            self._complain_of_lack(event, "merge keys (<<) are not read", "write the values out")
             return None
         if name in seen:
             first = seen[name]
@@ -232,6 +235,11 @@ class _Reader:
     def _complain(self, event: _Event, wrong: str, right: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(self._problem(event, wrong, right))
+
+    def _complain_of_lack(self, event: _Event, wrong: str, right: str) -> None:
+        """Of something that stands for values which the data lacks now: to look for those would be misleading."""
+        self.lacks_values = True
+        self._complain(event, wrong, right)
 
     def _problem(self, event: _Event, wrong: str, right: str) -> Problem:
         mark = event.start_mark

@@ -235,6 +235,46 @@ def test_all_problems_are_told_at_once() -> None:
     assert lines == sorted(lines)
 
 
+UNKNOWN_SERVER = Mistake("server: fs1\n    label: {level: low}", "server: fs9\n    label: {level: low}", 'server "fs9"')
+"""A mistake that a cross check finds, far from the others."""
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        Mistake("name: small\n", "name: small\nname: large\n", 'duplicate key "name"'),
+        Mistake("uid: 2003,", "uid: 2003, uid: 2004,", 'duplicate key "uid"'),
+        Mistake("name: small", "name: !word small", "has no meaning here"),
+        Mistake("nodes:\n", "spare: 3\nnodes:\n", 'unknown key "spare"'),
+        Mistake("users:\n", "userz:\n", 'unknown key "userz"'),
+        Mistake("nodes:\n", "transit: nowhere\nnodes:\n", '"transit" is "nowhere"'),
+        Mistake("nodes:\n", "address_pool: nowhere\nnodes:\n", '"address_pool" is "nowhere"'),
+        Mistake("vinci: 1\n", "vinci: 2\n", '"vinci" is 2'),
+        Mistake("name: small\n", "name: Small One\n", '"name" is "Small One"'),
+        Mistake("name: small\n", "", 'no "name"'),
+        Mistake("  levels: [low, high]\n", "  levels: low\n", '"levels" is "low"'),
+        Mistake("  levels: [low, high]\n", "", '"labels" has no "levels"'),
+        Mistake("base: {level: low}", "base: {level: 3}", '"level" is 3'),
+        Mistake("services:\n  planner: {port: 8443}\n", "services: 3\n", '"services" is 3'),
+        Mistake("n1: {memory_mib: 65536}", "n1: {memory_mib: all}", '"memory_mib" is "all"'),
+        Mistake("nodes:\n  n1: {memory_mib: 65536}\n", "", 'no "nodes"'),
+    ],
+    ids=lambda mistake: mistake.wrong,
+)
+def test_no_mistake_hides_another(mistake: Mistake) -> None:
+    """Both are told; and nothing else, for what is left out as malformed is nobody's wrong reference."""
+    text = VALID
+    for each in (mistake, UNKNOWN_SERVER):
+        assert text.count(each.instead_of) >= 1, each
+        text = text.replace(each.instead_of, each.written, 1)
+    with pytest.raises(DeclarationError) as caught:
+        parse(text.encode())
+    wrongs = [problem.wrong for problem in caught.value.problems if problem.severity is Severity.ERROR]
+    assert len(wrongs) == 2, wrongs
+    for each in (mistake, UNKNOWN_SERVER):
+        assert any(each.wrong in wrong for wrong in wrongs), wrongs
+
+
 @given(declarations())
 @settings(max_examples=100)
 def test_random_valid_files_load(data: dict[str, object]) -> None:

@@ -34,6 +34,10 @@ def warning(path: ModelPath, wrong: str, right: str) -> Finding:
     return Finding(path, wrong, right, Severity.WARNING)
 
 
+NAMED_LABELS = "labels.named"
+"""The section of the named labels, which lies in another one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Omitted:
     """Entries that were left out because they are malformed: references to them are not the reference's fault."""
@@ -42,6 +46,8 @@ class Omitted:
     """Section -> names."""
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Section that is a list -> the numbers in the file of the items that were kept."""
+    sections: frozenset[str] = frozenset()
+    """Sections that were left out whole; the model has a default or nothing in their place."""
 
     def number(self, section: str, index: int) -> int:
         """The number in the file of the kept item `index`."""
@@ -73,6 +79,8 @@ class Facts:
 
     def label(self, reference: LabelRef) -> PlannedLabel | None:
         """The label, or None when it does not resolve (which another check tells)."""
+        if not self.complete("labels"):
+            return None
         try:
             return self.lattice.resolve(reference)
         except LabelError:
@@ -81,11 +89,15 @@ class Facts:
     def knows(self, section: str, name: str) -> bool:
         """True when the file has this entry, well-formed or not."""
         declared: Mapping[str, object] = getattr(self.infrastructure, section)
-        return name in declared or name in self.omitted.names.get(section, ())
+        return name in declared or name in self.omitted.names.get(section, ()) or section in self.omitted.sections
+
+    def knows_label(self, name: str) -> bool:
+        """True when the file has this named label, well-formed or not."""
+        return name in self.infrastructure.labels.named or name in self.omitted.names.get(NAMED_LABELS, ())
 
     def complete(self, section: str) -> bool:
-        """True when no entry of the section was left out."""
-        return not self.omitted.names.get(section)
+        """True when nothing of the section was left out."""
+        return not self.omitted.names.get(section) and section not in self.omitted.sections
 
     def unknown(self, section: str, name: str, path: ModelPath, what: str) -> Iterator[Finding]:
         """A finding when the file has no such entry."""

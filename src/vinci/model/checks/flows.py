@@ -47,7 +47,7 @@ def check_flows(facts: Facts) -> Iterator[Finding]:
 
 def _unknown_service(facts: Facts, flow: Flow, fault: str, path: ModelPath) -> Iterator[Finding]:
     name = str(flow.service)
-    if name not in facts.omitted.names.get("services", ()):
+    if "/" in name or not facts.knows("services", name):
         known = [*facts.infrastructure.services, *WELL_KNOWN]
         yield error(
             path, fault, "use 1 to 65535" if "/" in name else f"{choice(name, known, 'services')}; or write tcp/8080"

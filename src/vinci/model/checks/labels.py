@@ -13,6 +13,8 @@ from vinci.model.problems import ModelPath
 
 def check_labels(facts: Facts) -> Iterator[Finding]:
     """Levels and categories without repetition, named labels that resolve, references that exist."""
+    if not facts.complete("labels"):
+        return
     labels = facts.infrastructure.labels
     yield from _repeated(labels.levels, "levels")
     yield from _repeated(labels.categories, "categories")
@@ -40,7 +42,7 @@ def _named(facts: Facts) -> Iterator[Finding]:
             yield error(path, f'label "{name}": {LabelFault.NO_LEVEL}', "add `level: …` or `includes: […]`")
         yield from _parts(facts, label.level, label.categories, path)
         for number, included in enumerate(label.includes):
-            if included not in labels.named:
+            if not facts.knows_label(included):
                 right = choice(included, labels.named, "labels.named")
                 yield error((*path, "includes", number), f'unknown label "{included}"', right)
 
@@ -65,9 +67,11 @@ def _reference(facts: Facts, reference: LabelRef, path: ModelPath) -> Iterator[F
     labels = facts.infrastructure.labels
     if isinstance(reference, Label):
         yield from _parts(facts, reference.level, reference.categories, path)
-    elif reference in labels.levels and reference not in labels.named:
+    elif facts.knows_label(reference):
+        return
+    elif reference in labels.levels:
         yield error(path, f'"{reference}" is a level, not a label', f"write {{level: {reference}}}")
-    elif reference not in labels.named:
+    else:
         yield error(path, f'unknown label "{reference}"', choice(reference, labels.named, "labels.named"))
 
 

@@ -30,13 +30,15 @@ def check_networks(facts: Facts) -> Iterator[Finding]:
         for name, community in facts.infrastructure.communities.items()
         if community.network is not None
     ]
-    declared.append((facts.infrastructure.transit, ("transit",), "transit"))
+    if facts.complete("transit"):
+        declared.append((facts.infrastructure.transit, ("transit",), "transit"))
     for network, path, _ in declared:
         yield from _usable(network, path)
     yield from _usable(facts.infrastructure.address_pool, ("address_pool",))
     yield from _overlaps(declared)
     yield from _capacities(facts)
-    yield from _pool(facts, [network for network, _, _ in declared])
+    if facts.complete("transit") and facts.complete("address_pool"):
+        yield from _pool(facts, [network for network, _, _ in declared])
 
 
 def _usable(network: IPv4Network, path: ModelPath) -> Iterator[Finding]:
@@ -139,6 +141,8 @@ def _names(facts: Facts) -> Iterator[Finding]:
 
 def _memory(facts: Facts) -> Iterator[Finding]:
     infrastructure = facts.infrastructure
+    if not facts.complete("nodes"):
+        return
     declared = [node.memory_mib for node in infrastructure.nodes.values() if node.memory_mib is not None]
     if len(declared) < len(infrastructure.nodes):
         return
