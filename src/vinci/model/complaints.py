@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from vinci.model.infrastructure import Infrastructure
+from vinci.model.infrastructure import MIN_REASON, REASON_PATTERN, Infrastructure
 from vinci.model.problems import ModelPath, shown
 from vinci.model.source import MAX_PROBLEMS
 
@@ -32,6 +32,7 @@ _PATTERNS = {
     "^[0-9]{1,5}(-[0-9]{1,5})?$": "a number or a range such as 100-199",
     "^/[A-Za-z0-9._~/-]*\\*?$": "a path such as /api/status or /public/*",
     "^([a-z][a-z0-9-]{0,30}|(tcp|udp)/[0-9]{1,5})$": "a service such as https, one of `services`, or tcp/8080",
+    REASON_PATTERN: f"a reason of at least {MIN_REASON} characters",
     "^([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]$": "from-to in 24 hours: 06:00-14:30",
 }
 _KINDS = {

@@ -54,6 +54,11 @@ TimeSpan = Annotated[
 ]
 
 
+MIN_REASON = 8
+REASON_PATTERN = r"\S[\s\S]{6,}\S"
+"""So many characters, not counting blanks around them."""
+
+
 class Declared(BaseModel):
     """Base of every part of the file: frozen, unknown keys are errors."""
 
@@ -201,7 +206,7 @@ class Trusted(Declared):
     """Communities trusted to use a share against their labels, and why."""
 
     communities: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(description="the trusted ones")
-    reason: Annotated[str, Field(min_length=8)] = Field(description="why, for those who read the proof")
+    reason: Annotated[str, Field(pattern=REASON_PATTERN)] = Field(description="why, for those who read the proof")
 
 
 class Share(Declared):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vinci.model.complaints import nearest
-from vinci.model.infrastructure import Flow, Infrastructure, LabelRef, LoginRule
+from vinci.model.infrastructure import MIN_REASON, Flow, Infrastructure, LabelRef, LoginRule
 from vinci.model.labels import LabelError, Lattice, PlannedLabel
 from vinci.model.machines import members_of
 from vinci.model.problems import ModelPath, Severity
@@ -114,6 +114,11 @@ class Facts:
         """The login rules with their numbers in the file."""
         for index, rule in enumerate(self.infrastructure.login):
             yield self.omitted.number("login", index), rule
+
+
+def is_reason(text: str) -> bool:
+    """True when a text is long enough to say why; blanks say nothing."""
+    return len(text.strip()) >= MIN_REASON
 
 
 def choice(name: str, known: Iterable[str], section: str) -> str:

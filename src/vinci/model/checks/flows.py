@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vinci.model.checks.facts import Facts, Finding, choice, error, warning
+from vinci.model.checks.facts import Facts, Finding, choice, error, is_reason, warning
 from vinci.model.infrastructure import Direction, Flow, Protocol, Service
 from vinci.model.inspection import ModbusInspection, numbers
 from vinci.model.problems import ModelPath
 from vinci.model.services import WELL_KNOWN, ServiceError, resolve_service
 
-MIN_REASON = 8
 MAX_UNIT = 255
 MAX_REGISTER = 65_535
 DHCP_PORTS = (67, 68)
@@ -93,7 +92,7 @@ def _labels(facts: Facts, flow: Flow, path: ModelPath) -> Iterator[Finding]:
             f"{flow.source} ({source.text}) has {order} label than {flow.to} ({to.text}): no connections",
             "add `upward: true` and `reason: …`, or remove the flow",
         )
-    if (flow.upward or flow.trusted) and len(flow.reason) < MIN_REASON:
+    if (flow.upward or flow.trusted) and not is_reason(flow.reason):
         key = "upward" if flow.upward else "trusted"
         yield error((*path, key), f"this flow is declared {key} without a reason", "add `reason: …`")
     if flow.upward and source.dominates(to):
