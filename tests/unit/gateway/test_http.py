@@ -21,13 +21,72 @@ def ask(line: str = "GET /news HTTP/1.1", fields: str = "Host: x\r\n", body: str
 def test_a_declared_request_is_written_anew(path: str) -> None:
     verdict = ask(f"GET {path} HTTP/1.1", "Host: evil\r\nX-Secret: 42\r\nAccept: text/html\r\nCookie: a=b\r\n")
     assert isinstance(verdict, Forward)
-    assert verdict.request == f"GET {path} HTTP/1.0\r\nHost: target\r\nAccept: text/html\r\n\r\n".encode()
+    assert verdict.request == f"GET {path} HTTP/1.0\r\nHost: target\r\nAccept: */*\r\n\r\n".encode()
 
 
 def test_a_body_up_to_its_bound_passes() -> None:
     verdict = ask("POST /news HTTP/1.1", "Host: x\r\nContent-Length: 10\r\n", "0123456789")
     assert isinstance(verdict, Forward)
     assert verdict.request.endswith(b"Content-Length: 10\r\n\r\n0123456789")
+
+
+def passed_on(fields: str, body: str = "") -> str:
+    """What the target gets of a request's fields, after those that every request has."""
+    method = "POST" if body else "GET"
+    verdict = ask(f"{method} /news HTTP/1.1", f"Host: x\r\n{fields}Content-Length: {len(body)}\r\n", body)
+    assert isinstance(verdict, Forward)
+    head, _, rest = verdict.request.decode().partition("\r\n\r\n")
+    always = f"{method} /news HTTP/1.0\r\nHost: target\r\nAccept: */*"
+    assert head.startswith(always)
+    assert rest == body
+    return head.removeprefix(always).removesuffix(f"\r\nContent-Length: {len(body)}").removeprefix("\r\n")
+
+
+@pytest.mark.parametrize("name", ["Accept", "If-None-Match", "If-Match", "Range", "User-Agent", "Cookie", "X-Any"])
+def test_no_field_of_free_text_reaches_the_target(name: str) -> None:
+    assert passed_on(f"{name}: the plant is down\r\n") == ""
+    assert passed_on(f'{name}: "the plant is down"\r\n', "body") == ""
+
+
+@pytest.mark.parametrize(
+    ("date", "passes"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", True),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", False),
+        ("Sun Nov  6 08:49:37 1994", False),
+        ("Sun, 6 Nov 1994 08:49:37 GMT", False),
+        ("Sun, 36 Nov 1994 08:49:37 GMT", False),
+        ("Sun, 06 Nov 1994 28:49:37 GMT", False),
+        ("Sun, 06 Nov 1994 08:49:37 +0100", False),
+        ("Sun, 06 Nov 1994 08:49:37 GMT; the plant is down", False),
+        ("the plant is down", False),
+        ("", False),
+    ],
+)
+def test_a_condition_is_a_date_in_one_form(date: str, passes: bool) -> None:
+    assert passed_on(f"If-Modified-Since: {date}\r\n") == (f"If-Modified-Since: {date}" if passes else "")
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("application/json", "application/json"),
+        ("image/svg+xml", "image/svg+xml"),
+        ("text/plain; charset=utf-8", "text/plain"),
+        ("text/plain ;charset=the-plant-is-down", "text/plain"),
+        ("text/" + "x" * 59, "text/" + "x" * 59),
+        ("text/" + "x" * 60, None),
+        ("text", None),
+        ("text/", None),
+        ("/plain", None),
+        ("text/plain/x", None),
+        ("the plant/is down", None),
+        ("", None),
+    ],
+)
+def test_a_body_has_a_media_type_and_no_parameters(given: str, passed: str | None) -> None:
+    assert passed_on(f"Content-Type: {given}\r\n", "body") == (f"Content-Type: {passed}" if passed else "")
+    assert passed_on(f"Content-Type: {given}\r\n") == ""
 
 
 @pytest.mark.parametrize(

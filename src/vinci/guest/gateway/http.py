@@ -6,6 +6,9 @@ Sources: RFC 9110 (semantics), RFC 9112 (HTTP/1.1 messages; section 11 on reques
 What two parsers might read differently is refused, never repaired: bare line feeds, folded lines, blanks around a
 field name, Transfer-Encoding, repeated or odd Content-Length, escapes and dots in a path, bytes after the request.
 The target is asked in HTTP/1.0: its answer is then never chunked and ends with the connection (RFC 9112, 6.3).
+
+Of a request's fields the target gets none as it came: only a date and a media type, each in one strict form. What a
+client may choose freely are the rest of a path declared with `*`, the body, and those two.
 """
 
 from __future__ import annotations
@@ -21,9 +24,16 @@ _REQUEST_LINE = re.compile(r"([A-Z]{3,7}) (/[A-Za-z0-9._~/-]{0,1023}) HTTP/1\.[0
 _FIELD = re.compile(r"([A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}):[ \t]*([ -~\t]{0,2048}?)[ \t]*", re.ASCII)
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([2-5][0-9]{2})(?: [ -~]{0,200})?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)
-_TO_TARGET = ("accept", "content-type", "if-modified-since", "if-none-match")
+_DATE = re.compile(
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), (?:0[1-9]|[12][0-9]|3[01])"
+    r" (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) (?:19|20)[0-9]{2}"
+    r" (?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60) GMT",
+    re.ASCII,
+)
+"""IMF-fixdate of RFC 9110, 5.6.7: the one form of a date that senders may use."""
+_MEDIA_TYPE = re.compile(r"(?=.{3,64}\Z)[A-Za-z0-9!#$%&'*+.^_`|~-]+/[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _TO_CLIENT = ("cache-control", "content-type", "date", "etag", "last-modified", "retry-after")
-"""The fields that pass. What a client may choose freely is little, and none of it names a connection or a length."""
+"""The fields of an answer that pass; none of them names a connection or a length."""
 _BODILESS = frozenset(("GET", "HEAD", "OPTIONS"))
 _REASONS = {400: "Bad Request", 403: "Forbidden", 405: "Method Not Allowed", 413: "Content Too Large",
             429: "Too Many Requests", 502: "Bad Gateway"}  # fmt: skip
@@ -77,7 +87,7 @@ class HttpGateway:
             return _refuse(Reason.PIPELINED, 400, untrusted)
         if len(body) < length:
             return None
-        lines = [f"{method} {path} HTTP/1.0", "Host: target", *_passing(fields, _TO_TARGET)]
+        lines = [f"{method} {path} HTTP/1.0", "Host: target", "Accept: */*", *_about_request(fields, length)]
         if method not in _BODILESS:
             lines.append(f"Content-Length: {length}")
         return Forward(_message(lines) + body, _Answer(method))
@@ -165,6 +175,17 @@ def _length(fields: Fields) -> int | None:
     if not _NUMBER.fullmatch(text):
         raise _MalformedError
     return int(text)
+
+
+def _about_request(fields: Fields, length: int) -> list[str]:
+    """The fields that the target gets of a request. One in another form is left out, as RFC 9110 has it for dates."""
+    lines = []
+    since, media_type = fields.get("if-modified-since", ""), fields.get("content-type", "").partition(";")[0].rstrip()
+    if _DATE.fullmatch(since):
+        lines.append(f"If-Modified-Since: {since}")
+    if length and _MEDIA_TYPE.fullmatch(media_type):
+        lines.append(f"Content-Type: {media_type}")
+    return lines
 
 
 def _passing(fields: Fields, names: tuple[str, ...]) -> list[str]:
