@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Semaphore, Thread
 
 import pytest
 
@@ -29,7 +29,11 @@ class Device:
     def __init__(self) -> None:
         self.listener = socket.create_server((LOCAL, 0))
         self.answer = ANSWER
+        self.requests_each = 1000
+        """After so many it ends a connection: before the next one, or having read the next one."""
+        self.reads_one_more = False
         self.got: list[bytes] = []
+        self.ended = Semaphore(0)
         Thread(target=self._serve, daemon=True).start()
 
     @property
@@ -46,18 +50,26 @@ class Device:
 
     def _one(self, client: socket.socket) -> None:
         with client, suppress(ConnectionResetError):
-            while request := client.recv(300):
+            for _ in range(self.requests_each):
+                request = client.recv(300)
+                if not request:
+                    return
                 self.got.append(request)
                 client.sendall(self.answer)
+            if self.reads_one_more:
+                self.got.append(client.recv(300))
+        self.ended.release()
 
 
 class Bench:
     """A relay in front of a device, with its records."""
 
-    def __init__(self, device: Device, rate: int = 1000, sources: str = LOCAL) -> None:
+    def __init__(
+        self, device: Device, rate: int = 1000, sources: str = LOCAL, functions: str = "3", registers: str = "0-9"
+    ) -> None:
         self.records: list[bytes] = []
         line = f"20000 modbus flow=3 sources={sources} targets={LOCAL} port={device.port} rate={rate}"
-        settings = read_settings(f"{line} functions=3 units=1 registers=0-9")
+        settings = read_settings(f"{line} functions={functions} units=1 registers={registers}")
         self.listener = socket.create_server((LOCAL, 0))
         address = (LOCAL, device.port)
         relay = Relay(settings, self.records.append, lambda _client: address)
@@ -105,6 +117,55 @@ def test_an_answer_to_something_else_is_not_passed_on(device: Device) -> None:
         device.answer = ANSWER
         client.sendall(READ)
         assert client.recv(300) == ANSWER
+    assert b"bad-answer" in bench.records[0]
+
+
+def test_a_target_that_ends_an_idle_connection_is_asked_over_a_new_one(device: Device) -> None:
+    device.requests_each = 1
+    bench = Bench(device)
+    with bench.client() as client:
+        for _ in range(3):
+            client.sendall(READ)
+            assert client.recv(300) == ANSWER
+            assert device.ended.acquire(timeout=10)
+    assert (device.got, bench.records) == ([READ] * 3, [])
+
+
+def test_a_write_goes_over_a_new_connection_when_the_idle_one_has_ended(device: Device) -> None:
+    device.requests_each, device.answer = 1, WRITE
+    bench = Bench(device, functions="6", registers="0-99")
+    with bench.client() as client:
+        for _ in range(3):
+            client.sendall(WRITE)
+            assert client.recv(300) == WRITE
+            assert device.ended.acquire(timeout=10)
+    assert (device.got, bench.records) == ([WRITE] * 3, [])
+
+
+def test_a_read_is_asked_twice_at_most(device: Device) -> None:
+    device.requests_each, device.reads_one_more = 1, True
+    bench = Bench(device)
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == ANSWER
+        client.sendall(READ)  # got and not answered; the next connection answers it
+        assert client.recv(300) == ANSWER
+        device.requests_each = 0
+        client.sendall(READ)  # got and not answered, and so it is on the next connection
+        assert client.recv(300) == NO_ANSWER
+    assert device.got == [READ] * 5
+    assert [record.split()[1] for record in bench.records] == [b"bad-answer"]
+
+
+def test_a_write_that_may_have_been_carried_out_is_not_repeated(device: Device) -> None:
+    device.requests_each, device.answer, device.reads_one_more = 1, WRITE, True
+    bench = Bench(device, functions="6", registers="0-99")
+    with bench.client() as client:
+        client.sendall(WRITE)
+        assert client.recv(300) == WRITE
+        client.sendall(WRITE)
+        assert client.recv(300) == bytes.fromhex("00070000000301860b")
+    assert device.got == [WRITE] * 2
     assert b"bad-answer" in bench.records[0]
 
 

@@ -83,7 +83,7 @@ class ModbusGateway:
         expected = (_HEAD.pack(transaction, 0, answer_length + 1, unit, function) + prefix, answer_length + 7, failure)
         if function in _MOST_READ:
             ((address, quantity),) = blocks
-            return Forward(_READ.pack(transaction, 0, 6, unit, function, address, quantity), expected)
+            return Forward(_READ.pack(transaction, 0, 6, unit, function, address, quantity), expected, True)
         return Forward(_HEAD.pack(transaction, 0, length, unit, function) + untrusted[_HEAD.size :], expected)
 
     def answer(self, expected: Expected, untrusted: bytes, ended: bool) -> Delivery:

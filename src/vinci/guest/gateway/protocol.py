@@ -30,10 +30,14 @@ class Reason(StrEnum):
 
 
 class Forward(NamedTuple):
-    """A request that passes: as it is sent to the target, rebuilt from what was read, and the answer it has to get."""
+    """A request that passes: as it is sent to the target, rebuilt from what was read, and the answer it has to get.
+
+    `repeatable` when the target may get it twice: it changes nothing there.
+    """
 
     request: bytes
     expected: Any
+    repeatable: bool = False
 
 
 class Refuse(NamedTuple):

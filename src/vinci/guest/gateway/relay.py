@@ -159,23 +159,44 @@ class _Conversation:
     def _exchange(self, forward: Forward) -> None:
         """Send a request to the target and its answer to the client.
 
+        A target may end a connection that was idle. Then the request goes over a new one, unless the target may have
+        got it and must not get it twice.
+
         Raises:
             BadAnswerError: what came is no answer to it.
             OSError: the target cannot be reached or is silent.
         """
+        if self._upstream is not None and not forward.repeatable and _has_ended(self._upstream):
+            self._hang_up()
+        is_kept = self._upstream is not None
+        untrusted = self._ask(forward.request)
+        if not untrusted and is_kept and forward.repeatable:
+            self._hang_up()
+            untrusted = self._ask(forward.request)
+        self._answer(forward, untrusted)
+
+    def _ask(self, request: bytes) -> bytes:
+        """Send a request; how its answer begins, nothing when the target ended the connection instead."""
         upstream = self._upstream or self._connect()
-        upstream.sendall(forward.request)
+        try:
+            upstream.sendall(request)
+            return upstream.recv(CHUNK)
+        except (BrokenPipeError, ConnectionResetError):
+            return b""
+
+    def _answer(self, forward: Forward, untrusted: bytes) -> None:
+        """Pass on the answer that begins so."""
         deadline = monotonic() + EXCHANGE_SECONDS
         received = b""
         while True:
-            untrusted = upstream.recv(CHUNK)
             deliver, received, done = self._gateway.answer(forward.expected, received + untrusted, not untrusted)
             if deliver:
                 self._say(deliver)
             if done:
                 return
-            if monotonic() > deadline:
+            if monotonic() > deadline or self._upstream is None:
                 raise TimeoutError
+            untrusted = self._upstream.recv(CHUNK)
 
     def _connect(self) -> socket.socket:
         upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -210,6 +231,17 @@ class _Conversation:
             self._client.sendall(text)
         except OSError:
             raise _EndedError from None
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    """Whether a connection on which nothing is asked has ended, or says something all the same."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _set_up(connection: socket.socket, seconds: int) -> None:
