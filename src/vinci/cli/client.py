@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from vinci.cli.failure import Failure, NothingUp, Status, reason_of
 from vinci.node.paths import NodePaths, state_directory
+
+if TYPE_CHECKING:
+    import aiohttp
 
 START_SECONDS = 60.0
 _MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -59,6 +60,8 @@ async def connected(paths: NodePaths) -> AsyncIterator[aiohttp.ClientSession]:
         NothingUp: no agent listens.
         Failure: the agent does not answer, or broke off.
     """
+    import aiohttp  # it takes its time to load, and where no agent runs nobody needs it
+
     connector = aiohttp.UnixConnector(path=str(paths.api_socket))
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5)
     try:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from vinci.cli.client import node_paths, post
-from vinci.cli.evidence import save as save_evidence
 from vinci.cli.failure import Failure, Status
 from vinci.cli.output import console, print_json, print_table, run
 
@@ -45,6 +44,8 @@ def inspect(
 
 
 async def _save(vm: str, node: str | None, directory: Path, pause: bool, as_json: bool) -> int:
+    from vinci.cli.evidence import save as save_evidence  # with the VMM's side of the memory
+
     told = await save_evidence(node_paths(node), vm, directory, pause)
     if as_json:
         print_json([{"state": told["state"], "look": told["look"]}])

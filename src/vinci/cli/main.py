@@ -7,9 +7,8 @@ import sys
 
 import typer
 
-from vinci.cli import declare, inspect, observe, reason, shell, use
 from vinci.cli.failure import Failure, Status, reason_of
-from vinci.cli.output import error_console
+from vinci.cli.rooms import Rooms
 
 EPILOG = (
     "Exit status: 0 done; 1 what was asked about does not hold; 2 wrong usage or a broken file; 3 an operation failed."
@@ -17,6 +16,7 @@ EPILOG = (
 
 app = typer.Typer(
     name="vinci",
+    cls=Rooms,
     help="Share one ICT infrastructure securely among several user communities.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -24,8 +24,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (declare, reason, observe, inspect, shell, use):
-    room.register(app)
+
+
+@app.callback()
+def _root() -> None:
+    pass
 
 
 def main() -> None:
@@ -43,4 +46,6 @@ def main() -> None:
 
 
 def _complain(sentence: str) -> None:
+    from vinci.cli.output import error_console  # it takes its time to load, and help needs none of it
+
     error_console.print(f"vinci: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)

@@ -8,12 +8,13 @@ import json
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 WIDTH_OF_FILES = 220
 """Columns of tables that go to a file or a pipe: nothing is folded there."""
@@ -36,6 +37,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     """Print a table for people; nothing when it has no rows."""
     if not rows:
         return
+    from rich.table import Table  # this and progress bars take their time to load, and few commands need both
+
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -62,6 +65,8 @@ class Steps:
 @contextmanager
 def steps(quiet: bool = False) -> Iterator[Steps]:
     """A live display of progress on standard error; plain lines when that is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(bar_width=30),

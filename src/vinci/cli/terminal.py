@@ -14,14 +14,15 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from typing import Any
-
-import aiohttp
+from typing import TYPE_CHECKING, Any
 
 from vinci.cli.client import BASE, connected
 from vinci.cli.failure import Failure, Status
 from vinci.node.frames import CHUNK, Stream
 from vinci.node.paths import NodePaths
+
+if TYPE_CHECKING:
+    import aiohttp
 
 
 def terminal_of(wanted: bool) -> dict[str, object] | None:
@@ -39,13 +40,15 @@ async def converse(paths: NodePaths, path: str, first: dict[str, Any], *, announ
         Failure: the agent broke off before the end.
     """
     async with connected(paths) as session, session.ws_connect(BASE + path, max_msg_size=0) as socket:
+        from aiohttp import WSMsgType  # loaded by `connected`
+
         await socket.send_json(first)
         end: dict[str, Any] | None = None
         with _raw(first.get("terminal") is not None):
             reading: asyncio.Task[None] | None = None if announce else asyncio.create_task(_send(socket, first))
             try:
                 async for message in socket:
-                    if message.type is aiohttp.WSMsgType.BINARY:
+                    if message.type is WSMsgType.BINARY:
                         _write(message.data)
                         continue
                     answer = json.loads(message.data)
