@@ -114,10 +114,9 @@ class Agent:
             audit,
             self.incidents,
             self._declared_vms,
-            lambda name: name in self.reachable,
+            self.guests.given.of,
             self._responder.respond,
             self._lift,
-            self.guests.policies.of,
         )
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -194,7 +193,7 @@ class Agent:
             candidate = await asyncio.to_thread(self._derive, 0, path, text)
             images = await asyncio.to_thread(find_images, images_directory())
             self.guests.use(images)
-            await self.introspection.use_images(images)
+            self.introspection.use_images(images)
             async with self._passing:
                 changed = await self._change_rules(candidate)
                 self._accept(path, text, candidate)
@@ -281,6 +280,7 @@ class Agent:
         """Compare and do the difference once."""
         self.store.tidy()
         self.incidents.tidy()
+        self.guests.given.tidy()
         async with self._passing:
             in_force = self.in_force
             if in_force is None or self._stopping:
@@ -295,8 +295,8 @@ class Agent:
     async def run(self) -> None:
         """Keep the node as declared until cancelled: a pass after each event and every few seconds."""
         self._watchers[PACKETS] = asyncio.create_task(watch_packets(self))
-        self._watchers[SWEEP] = asyncio.create_task(self.introspection.run())
         while True:
+            self._keep_sweeping()
             try:
                 if not self._stopping:
                     await self.converge()
@@ -307,6 +307,17 @@ class Agent:
                 async with asyncio.timeout(RECONCILE_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
+
+    def _keep_sweeping(self) -> None:
+        """Start the sweep, and again should it ever end: nothing stays trusted without it, nor becomes so."""
+        sweep = self._watchers.get(SWEEP)
+        if sweep is not None and not sweep.done():
+            return
+        if sweep is not None:
+            why = "it was cancelled" if sweep.cancelled() else repr(sweep.exception())
+            self.audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"the sweep ended, it is started again: {why}")
+        self._watchers[SWEEP] = asyncio.create_task(self.introspection.run())
+        self._watchers[SWEEP].add_done_callback(lambda _: self._wake.set())
 
     @property
     def reachable(self) -> set[str]:

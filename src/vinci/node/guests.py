@@ -12,7 +12,7 @@ import asyncssh
 
 from vinci.images.build import Images
 from vinci.node.channel import Channel
-from vinci.node.introspection.policies import Policies
+from vinci.node.introspection.given import Given
 from vinci.node.paths import NodePaths
 from vinci.plan.types import Disk, Vm, VmKind
 from vinci.store.sqlite import Store
@@ -31,7 +31,7 @@ class Guests:
         self._images = images
         self._client_key = self._key(CLIENT_KEY)
         self._channels: dict[str, Channel] = {}
-        self.policies = Policies()
+        self.given = Given(store)
         self._qemu = pwd.getpwnam(QEMU_USER)
         _directory(paths.root, 0o711)
         for folder, owner, mode in (
@@ -67,7 +67,7 @@ class Guests:
             "ssh_host_ed25519_key": self._key(f"host:{vm.name}").export_private_key(),
             **extra,
         }
-        self.policies.starts(vm.name, extra.get("policy"))
+        self.given.starts(vm.name, self._images.digest, extra.get("policy"))
         for name, content in files.items():
             self._write(folder / name, content)
         for stale in (f"{vm.name}.ssh", f"{vm.name}.con"):

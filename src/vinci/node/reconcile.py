@@ -306,6 +306,7 @@ class Reconciler:
         try:
             if vm.name not in self._delivered:
                 await self._check_boot(vm)
+                self._guests.given.came_up(vm.name)
             if vm.name in self._booting:
                 self._delivered[vm.name] = self._booting.pop(vm.name)
             if self._delivered.get(vm.name) != digest:

@@ -40,10 +40,10 @@ async def give(guests: Guests, vm: str, payload: Payload) -> None:
     """
     for command, stdin in payload:
         if command == LOAD_POLICY:
-            guests.policies.changes(vm, stdin)
+            guests.given.changes(vm, stdin)
         await guests.channel(vm).check(command, stdin, seconds=DELIVERY_SECONDS)
         if command == LOAD_POLICY:
-            guests.policies.changed(vm, stdin)
+            guests.given.changed(vm, stdin)
 
 
 async def change_rules(guests: Guests, audit: Audit, changes: Sequence[Steps]) -> None:

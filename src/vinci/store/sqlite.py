@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A node's durable state in SQLite: the declaration in force, keys of its VMs, sessions, passwords, incidents.
+"""A node's durable state in SQLite: the declaration in force, keys and starts of its VMs, sessions, passwords,
+incidents.
 
 Every write is one transaction; with the write-ahead log a killed agent leaves either the old or the new state.
 """
@@ -31,6 +32,7 @@ create table if not exists session (
     purpose text not null);
 create table if not exists incident (
     vm text primary key, response text not null, began real not null, findings text not null);
+create table if not exists start (vm text primary key, given text not null);
 create table if not exists fact (name text primary key, value text not null);
 """
 
@@ -66,7 +68,7 @@ class Incident:
     """A `vinci.model.infrastructure.Response`, as declared when it was found."""
     began: float
     findings: str
-    """What was found first, as JSON."""
+    """What was found in it, as JSON."""
 
 
 class Store:
@@ -185,15 +187,23 @@ class Store:
         return [Incident(*row) for row in rows]
 
     def open_incident(self, incident: Incident) -> None:
-        """Record that a VM is compromised; a VM that has an incident keeps it."""
+        """Record that a VM is compromised. A VM that has an incident keeps it, and gets its findings."""
         self._db.execute(
-            "insert or ignore into incident values (?, ?, ?, ?)",
+            "insert into incident values (?, ?, ?, ?) on conflict (vm) do update set findings = excluded.findings",
             (incident.vm, incident.response, incident.began, incident.findings),
         )
 
     def close_incident(self, vm: str) -> bool:
         """Record a release; False when the VM had no incident."""
         return self._db.execute("delete from incident where vm = ?", (vm,)).rowcount > 0
+
+    def starts(self) -> dict[str, str]:
+        """What each VM was last started with and given since, as JSON, by the VM's name."""
+        return {str(vm): str(given) for vm, given in self._db.execute("select vm, given from start")}
+
+    def set_start(self, vm: str, given: str) -> None:
+        """Keep what a VM was started with and given since, in place of what was kept before."""
+        self._db.execute("insert or replace into start values (?, ?)", (vm, given))
 
     def fact(self, name: str) -> str | None:
         """A remembered fact."""

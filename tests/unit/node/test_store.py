@@ -115,13 +115,13 @@ def test_a_withdrawn_declaration_is_not_in_force_and_still_known(tmp_path: Path)
     again.close()
 
 
-def test_an_incident_lasts_until_it_is_closed_and_keeps_its_first_findings(tmp_path: Path) -> None:
+def test_an_incident_lasts_until_it_is_closed_and_gets_what_is_found_later(tmp_path: Path) -> None:
     store = Store(tmp_path / "node.db")
     store.open_incident(Incident("sales-1", "quarantine", 5.0, "[1]"))
     store.open_incident(Incident("sales-1", "alert", 6.0, "[2]"))
     store.close()
     again = Store(tmp_path / "node.db")
-    assert again.incidents() == [Incident("sales-1", "quarantine", 5.0, "[1]")]
+    assert again.incidents() == [Incident("sales-1", "quarantine", 5.0, "[2]")]
     assert again.close_incident("sales-1")
     assert not again.close_incident("sales-1")
     again.close()

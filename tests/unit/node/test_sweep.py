@@ -6,12 +6,14 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import random
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,9 @@ from vinci.introspect.protocol import Answer, Request
 from vinci.model.infrastructure import Introspection, Response
 from vinci.node.introspection.assurance import Assurance
 from vinci.node.introspection.checker import Checker, CheckerError
-from vinci.node.introspection.sweep import Events, Sweep, backoff
+from vinci.node.introspection.given import Start
+from vinci.node.introspection.pace import backoff, interval, rest
+from vinci.node.introspection.sweep import Events, Sweep
 from vinci.plan.types import Vm, VmKind
 from vinci.vmm.host import VmmError
 from vinci.vmm.instance import Instance
@@ -56,6 +60,8 @@ while True:
               "unreachable": ""}
     if mode == "dies" and asked["vm"] == "b":
         os._exit(1)
+    if mode == "dear" and asked["vm"] == "b":
+        time.sleep(0.4)
     if mode == "hangs" and asked["vm"] == "b":
         time.sleep(100)
     if mode == "babbles" and asked["vm"] == "b":
@@ -69,8 +75,12 @@ SETTINGS = Introspection(period_ms=100, jitter_percent=20, grace_ms=15_000, look
 IMPATIENT = SETTINGS.model_copy(update={"grace_ms": 700, "look_ms": 600_000})
 
 
-def _vm(name: str) -> Vm:
-    return Vm(name, VmKind.APP, "c", None, SIZE_MIB, 100, (), (), None, None, Response.ALERT)
+IMAGES = "images"
+STARTED = Start(IMAGES, came_up=True)
+
+
+def _vm(name: str, kind: VmKind = VmKind.APP) -> Vm:
+    return Vm(name, kind, "c", None, SIZE_MIB, 100, (), (), None, None, Response.ALERT)
 
 
 @dataclass
@@ -79,11 +89,13 @@ class Machine:
 
     started: dict[str, int]
     mute: set[str] = field(default_factory=set)
+    asked: Counter[str] = field(default_factory=Counter)
 
     def instance(self, name: str) -> Instance | None:
         return Instance(os.getpid(), self.started[name]) if name in self.started else None
 
     def monitor(self, name: str, command: str) -> str:
+        self.asked[name] += 1
         if name in self.mute:
             raise VmmError(f"QEMU's monitor of {name} does not answer")
         return f"the answer to {command}"
@@ -100,6 +112,8 @@ class Rig:
     failures: list[str]
     starts: list[Checker]
     mode: str
+    given: dict[str, Start]
+    images: str = IMAGES
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -121,7 +135,9 @@ def ram() -> Iterator[mmap.mmap]:
 
 
 @asynccontextmanager
-async def rig(mode: str = "works", up: bool = True, names: str = "ab") -> AsyncIterator[Rig]:
+async def rig(
+    mode: str = "works", given: Start = STARTED, names: str = "ab", kind: VmKind = VmKind.APP
+) -> AsyncIterator[Rig]:
     """A sweep over VMs of these one-letter names."""
     incidents: set[str] = set()
     changes: list[tuple[str, Verdict]] = []
@@ -134,17 +150,26 @@ async def rig(mode: str = "works", up: bool = True, names: str = "ab") -> AsyncI
         starts.append(checker)
         return checker
 
-    async def compromised(name: str, _look: Look) -> None:
+    def found(name: str, _look: Look) -> None:
         incidents.add(name)
 
     def changed(name: str, _before: Assurance, after: Assurance) -> None:
         changes.append((name, after.verdict))
 
-    events = Events(changed, compromised, failures.append)
-    vms = {name: _vm(name) for name in names}
-    sweep = Sweep(machine, start, lambda: vms, lambda _name: up, lambda: frozenset(incidents), events)
+    events = Events(changed, found, failures.append)
+    vms = {name: _vm(name, kind) for name in names}
+    starts_given = dict.fromkeys(names, given)
+    sweep = Sweep(
+        machine,
+        start,
+        lambda: vms,
+        lambda name: made.given.get(name),
+        lambda: made.images,
+        lambda: frozenset(incidents),
+        events,
+    )
     sweep.settings = SETTINGS
-    made = Rig(sweep, machine, incidents, changes, failures, starts, mode)
+    made = Rig(sweep, machine, incidents, changes, failures, starts, mode, starts_given)
     task = asyncio.create_task(sweep.run())
     try:
         yield made
@@ -165,8 +190,7 @@ def test_clean_vms_become_trusted_once_and_a_restart_is_no_finding(ram: mmap.mma
         async with rig() as it:
             await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
             it.machine.started["a"] = 7
-            await it.until(lambda: it.verdict("a") is Verdict.UNCHECKED)
-            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+            await it.until(lambda: it.changes.count(("a", Verdict.TRUSTED)) == 2)
             assert not it.failures
             assert sorted(it.changes) == [("a", Verdict.TRUSTED)] * 2 + [("b", Verdict.TRUSTED)]
             assert len(it.starts) == 1
@@ -236,6 +260,156 @@ def test_a_hanging_checker_does_not_keep_vms_trusted(ram: mmap.mmap) -> None:
     _run(work())
 
 
+def test_without_the_task_that_tells_of_it_a_vm_does_not_stay_trusted_either(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            it.sweep.settings = IMPATIENT
+            os.kill(it.starts[0].pid, 19)
+            for task in asyncio.all_tasks():
+                if "_watch_clock" in repr(task.get_coro()):
+                    task.cancel()
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
+            assert ("a", Verdict.UNCHECKED) not in it.changes  # nobody told, and yet
+            os.kill(it.starts[0].pid, 18)
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            os.kill(it.starts[0].pid, 19)
+            await it.until(lambda: ("a", Verdict.UNCHECKED) in it.changes)  # it was started again
+            os.kill(it.starts[0].pid, 18)
+
+    _run(work())
+
+
+def test_a_vm_at_which_alone_the_checker_ends_again_and_again_is_compromised(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig("dies") as it:
+            await it.until(lambda: it.verdict("b") is Verdict.COMPROMISED)
+            assert len(it.failures) == 3
+            assert it.incidents == {"b"}
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+
+    _run(work())
+
+
+def test_a_checker_that_never_works_says_nothing_of_a_vm(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig("dies", names="b") as it:
+            await it.until(lambda: len(it.failures) >= 4)
+            assert it.verdict("b") is Verdict.UNCHECKED
+            assert not it.incidents
+
+    _run(work())
+
+
+def test_a_vm_whose_looks_are_dear_leaves_time_to_the_others(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig("dear") as it:
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            it.machine.asked.clear()
+            await asyncio.sleep(4)
+            assert it.machine.asked["b"] <= 4
+            assert it.machine.asked["a"] >= 12
+
+    _run(work())
+
+
+def test_a_vm_of_other_images_is_unchecked_until_it_was_replaced(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            ram[:4] = b"evil"  # what the kernel of other images looks like to this checker
+            it.images = "newer"
+            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
+            state = it.sweep.state("a")
+            assert state is not None
+            assert "replaced" in state.reason
+            assert len(it.starts) == 2
+            ram[:4] = b"good"
+            it.machine.started["a"], it.given["a"] = 7, replace(STARTED, images="newer")
+            await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
+            assert it.verdict("b") is Verdict.UNCHECKED
+            assert not it.failures
+            assert not it.incidents
+
+    _run(work())
+
+
+def test_a_vm_of_which_nothing_is_known_is_unchecked(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            del it.given["a"]
+            await it.until(lambda: it.verdict("b") is Verdict.TRUSTED)
+            assert "not known" in (await it.sweep.look_now("a")).reason
+            assert it.verdict("a") is Verdict.UNCHECKED
+
+    _run(work())
+
+
+def test_a_file_server_is_not_trusted_without_a_known_policy(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig(kind=VmKind.FS) as it:
+            it.given["b"] = replace(STARTED, policies=(b"policy",))
+            await it.until(lambda: it.verdict("b") is Verdict.TRUSTED)
+            assert "policy" in (await it.sweep.look_now("a")).reason
+            assert it.verdict("a") is Verdict.UNCHECKED
+            ram[:4] = b"evil"
+            it.machine.started["a"] = 9
+            await it.until(lambda: it.verdict("a") is Verdict.COMPROMISED)
+
+    _run(work())
+
+
+def test_policies_that_no_request_holds_leave_a_vm_unchecked_and_the_checker_alive(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig() as it:
+            it.given["a"] = replace(STARTED, policies=(random.randbytes(1 << 20),))
+            await it.until(lambda: it.verdict("b") is Verdict.TRUSTED)
+            assert "1.3 MiB of at most 1 MiB" in (await it.sweep.look_now("a")).reason
+            assert it.verdict("a") is Verdict.UNCHECKED
+            assert not it.failures
+
+    _run(work())
+
+
+def test_looks_come_at_times_that_nobody_can_foretell_and_are_spread_over_the_period(ram: mmap.mmap) -> None:
+    settings = Introspection()
+    chances = [interval(settings, random.random()) for _ in range(1000)]
+    assert all(0.8 <= seconds <= 1.0 for seconds in chances)
+    assert max(chances) - min(chances) > 0.15
+    assert interval(settings.model_copy(update={"jitter_percent": 0}), 0.7) == 1.0
+
+    async def work() -> None:
+        many = [f"vm-{number}" for number in range(400)]
+        machine = Machine({name: number for number, name in enumerate(many)})
+        vms = {name: _vm(name) for name in many}
+        events = Events(lambda *_: None, lambda *_: None, lambda *_: None)
+        starting = asyncio.Event()
+
+        async def start() -> Checker:
+            starting.set()
+            await asyncio.sleep(60)
+            raise CheckerError("never comes")
+
+        sweep = Sweep(machine, start, lambda: vms, lambda _: STARTED, lambda: IMAGES, frozenset, events)
+        task, began = asyncio.create_task(sweep.run()), asyncio.get_running_loop().time()
+        await starting.wait()
+        due = [when - began for when in sweep._due.values()]
+        quarters = Counter(int(when * 4) for when in due if when < 1.0)
+        assert all(50 < quarters[quarter] < 170 for quarter in range(4)), quarters
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    _run(work())
+
+
+@pytest.mark.parametrize("took", [0.001, 0.02, 0.3, 0.7, 1.2, 2.4, 2.6, 8.0])
+def test_dear_looks_leave_most_of_the_time_or_stay_within_what_is_allowed(took: float) -> None:
+    allowed = 5.0
+    assert took * 4 <= rest(took, allowed) or took <= allowed / 2 <= rest(took, allowed)
+    if took <= allowed / 2:
+        assert rest(took, allowed) + took <= allowed
+
+
 def test_first_looks_which_take_long_do_not_keep_known_vms_from_being_looked_at(ram: mmap.mmap) -> None:
     async def work() -> None:
         async with rig("slow-at-first", names="abcde") as it:
@@ -282,11 +456,28 @@ def test_a_vm_that_ended_is_no_longer_known_and_cannot_be_looked_at(ram: mmap.mm
 
 def test_a_vm_that_boots_is_not_looked_at_yet(ram: mmap.mmap) -> None:
     async def work() -> None:
-        async with rig(up=False) as it:
+        async with rig(given=Start(IMAGES)) as it:
             ticks = int(float(Path("/proc/uptime").read_text().split()[0]) * os.sysconf("SC_CLK_TCK"))
             it.machine.started = {"a": ticks}
             await it.until(lambda: it.verdict("a") is Verdict.UNCHECKED)
             assert "not come up" in (await it.sweep.look_now("a")).reason
+
+    _run(work())
+
+
+def test_a_very_slow_boot_is_no_finding_and_tampering_after_it_is(ram: mmap.mmap) -> None:
+    async def work() -> None:
+        async with rig(given=Start(IMAGES)) as it:
+            ram[:4] = b"evil"
+            ticks = int((float(Path("/proc/uptime").read_text().split()[0]) - 121) * os.sysconf("SC_CLK_TCK"))
+            it.machine.started = {"a": ticks}
+            look = await it.sweep.look_now("a")
+            assert look.verdict is it.verdict("a") is Verdict.UNCHECKED
+            assert "did not come up" in look.reason
+            assert look.results[0].findings  # shown all the same
+            assert not it.incidents
+            it.given["a"] = STARTED  # its channel answered once, before an agent that was killed
+            await it.until(lambda: it.verdict("a") is Verdict.COMPROMISED)
 
     _run(work())
 

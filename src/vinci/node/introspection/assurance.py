@@ -14,7 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vinci.introspect.findings import Look, Verdict
+from vinci.node.introspection.given import Start
+from vinci.plan.types import Vm, VmKind
 
+BOOT_SECONDS = 120.0
+"""A VM that did not come up in this time is looked at all the same; tampering is not told from a slow boot then."""
 NOT_LOOKED_AT = "it was not looked at since it was started"
 
 
@@ -88,3 +92,28 @@ def released(before: Assurance) -> Assurance:
     if not before.releasable:
         raise ValueError("not releasable")
     return replace(before, incident=False, clean=False)
+
+
+def held_back(look: Look, vm: Vm, given: Start | None) -> Look:
+    """A look as it counts, by what is known of the VM's start. Its findings stay to be shown."""
+    if look.verdict is Verdict.COMPROMISED and given is not None and not given.came_up:
+        reason = f"it did not come up within {BOOT_SECONDS:g} s, and what is in its memory is no booted system"
+    elif look.verdict is Verdict.TRUSTED and vm.kind is VmKind.FS and given is not None and not given.policies:
+        reason = "the SELinux policy that it was given is not known"
+    else:
+        return look
+    return replace(look, verdict=Verdict.UNCHECKED, reason=reason)
+
+
+def unfit_for(given: Start | None, images: str) -> str | None:
+    """Why a VM cannot be compared with images; None when it was started from them."""
+    if given is None:
+        return "what it was started from is not known: it is checked after its next start"
+    if given.images != images:
+        return "it is being replaced: it was started from other images than VMs are now"
+    return None
+
+
+def unchecked(name: str, reason: str) -> Look:
+    """A look that did not come about."""
+    return Look(name, Verdict.UNCHECKED, (), 0.0, reason)

@@ -17,7 +17,7 @@ from typing import Self
 from vinci.images.build import Images
 from vinci.introspect.confine import CHECKER_USER
 from vinci.introspect.findings import Check, Look, Verdict
-from vinci.introspect.protocol import MAX_ANSWER, Request
+from vinci.introspect.protocol import MAX_ANSWER, MAX_REQUEST, Request
 from vinci.node.introspection.answers import AnswerError, look_of
 
 READY_SECONDS = 180.0
@@ -29,6 +29,10 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
 
 class CheckerError(Exception):
     """The checker ended, hung or talked nonsense; it has to be ended and started anew."""
+
+
+class TooLargeError(Exception):
+    """A request that the checker does not take; nothing was sent."""
 
 
 def command(images: Images, empty: Path) -> list[str]:
@@ -102,10 +106,15 @@ class Checker:
 
         Raises:
             CheckerError: no valid answer came in time. The checker cannot be used any more.
+            TooLargeError: the VM was given more policies than a request holds.
         """
+        asked = request.encode()
+        if len(asked) > MAX_REQUEST:
+            size = f"{len(asked) / 1024**2:.1f} MiB of at most {MAX_REQUEST / 1024**2:g} MiB"
+            raise TooLargeError(f"its SELinux policies are more than the checker takes ({size})")
         try:
             async with asyncio.timeout(seconds):
-                line = await self._ask(request, ram)
+                line = await self._ask(asked, ram)
             look = look_of(line, request.vm, request.instance, self._checks)
         except TimeoutError:
             raise CheckerError(f"the checker did not end its look at {request.vm} within {seconds:g} s") from None
@@ -128,8 +137,7 @@ class Checker:
         """Its process id."""
         return self._process.pid
 
-    async def _ask(self, request: Request, ram: int | None) -> bytes:
-        line = request.encode()
+    async def _ask(self, line: bytes, ram: int | None) -> bytes:
         try:
             sent = socket.send_fds(self._socket, [line], [ram]) if ram is not None else 0
             await asyncio.get_running_loop().sock_sendall(self._socket, line[sent:])

@@ -7,14 +7,16 @@ import json
 import logging
 import sqlite3
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from vinci.introspect.findings import Look
+from vinci.introspect.findings import Check, Finding, Look, Severity
 from vinci.model.infrastructure import Response
 from vinci.plan.types import Vm
 from vinci.store.sqlite import Incident, Store
 
 _LOG = logging.getLogger(__name__)
+MAX_FINDINGS = 200
+"""Of one incident; a guest can make up ever new ones. The last tells that there were more."""
 
 
 class Incidents:
@@ -23,6 +25,7 @@ class Incidents:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._open = {incident.vm: incident for incident in store.incidents()}
+        self._found = {vm: _decoded(incident.findings) for vm, incident in self._open.items()}
         self._unwritten: set[str] = set()
 
     def of(self, vm: str) -> Incident | None:
@@ -46,11 +49,30 @@ class Incidents:
 
     def open(self, vm: Vm, look: Look) -> None:
         """Begin one, with the response that is declared now."""
-        findings = [asdict(finding) for result in look.results for finding in result.findings]
-        findings += [{"check": r.check, "error": r.error} for r in look.results if r.error is not None]
-        self._open[vm.name] = Incident(vm.name, vm.response.value, time.time(), json.dumps(findings))
-        self._unwritten.add(vm.name)
+        self._open[vm.name] = Incident(vm.name, vm.response.value, time.time(), "[]")
+        self._keep(vm.name, tampering(look)[:MAX_FINDINGS])
+
+    def add(self, vm: str, look: Look) -> tuple[Finding, ...]:
+        """Keep what a look found that is new to its VM's incident; that."""
+        known = self._found[vm]
+        new = tuple(dict.fromkeys(finding for finding in tampering(look) if finding not in known))
+        room = MAX_FINDINGS - len(known)
+        if len(new) >= room > 0:
+            new = (*new[: room - 1], replace(new[room - 1], what="more was found than is kept", where=""))
+        new = new[:room]
+        if new:
+            self._keep(vm, (*known, *new))
+        return new
+
+    def _keep(self, vm: str, found: tuple[Finding, ...]) -> None:
+        self._found[vm] = found
+        self._open[vm] = replace(self._open[vm], findings=json.dumps(self.findings(vm)))
+        self._unwritten.add(vm)
         self.tidy()
+
+    def findings(self, vm: str) -> list[dict[str, str]]:
+        """All that was found in a VM's open incident, in the order in which it was found, as plain data."""
+        return [{key: str(value) for key, value in asdict(finding).items()} for finding in self._found.get(vm, ())]
 
     def close(self, vm: str) -> None:
         """End one.
@@ -60,6 +82,7 @@ class Incidents:
         """
         self._store.close_incident(vm)
         self._open.pop(vm, None)
+        self._found.pop(vm, None)
         self._unwritten.discard(vm)
 
     def tidy(self) -> None:
@@ -71,3 +94,19 @@ class Incidents:
                 _LOG.exception("an incident is not on the disk yet")
                 return
             self._unwritten.discard(vm)
+
+
+def tampering(look: Look) -> tuple[Finding, ...]:
+    """What in a look speaks against its VM; a check that failed is a finding too."""
+    failed = [Finding(row.check, f"{row.check} failed: {row.error}", "") for row in look.results if row.error]
+    found = [f for row in look.results for f in row.findings if f.severity is Severity.TAMPERED]
+    return (*failed, *found)
+
+
+def _decoded(findings: str) -> tuple[Finding, ...]:
+    try:
+        return tuple(
+            Finding(Check(f["check"]), f["what"], f["where"], Severity(f["severity"])) for f in json.loads(findings)
+        )
+    except (ValueError, KeyError, TypeError):  # another version's: the incident is open all the same
+        return ()

@@ -4,25 +4,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from vinci.images.build import Images
-from vinci.introspect.findings import Look, Verdict
+from vinci.introspect.findings import Finding, Look, Verdict
 from vinci.model.infrastructure import Introspection, Response
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.introspection.assurance import Assurance
 from vinci.node.introspection.checker import Checker, command
-from vinci.node.introspection.incidents import Incidents
+from vinci.node.introspection.given import Start
+from vinci.node.introspection.incidents import Incidents, tampering
 from vinci.node.introspection.sweep import Events, Sweep
 from vinci.node.paths import NodePaths
 from vinci.plan.types import Vm
 from vinci.vmm.host import VmHost
 
+_LOG = logging.getLogger(__name__)
 Json = dict[str, object]
 MAX_NAMED = 3
-"""Findings that are named in an audit record; all of them are in the VM's state."""
+"""Findings that are named in an audit record; the VM's state has all of its incident."""
 
 
 class ReleaseError(Exception):
@@ -40,31 +43,33 @@ class IntrospectionService:
         audit: Audit,
         incidents: Incidents,
         vms: Callable[[], Mapping[str, Vm]],
-        came_up: Callable[[str], bool],
+        given: Callable[[str], Start | None],
         respond: Callable[[Vm, Response], Awaitable[None]],
         lift: Callable[[str], Awaitable[None]],
-        policies: Callable[[str], tuple[bytes, ...]],
     ) -> None:
         """
         Args:
             paths, host, images, audit: the node's.
             incidents: the open ones.
             vms: the VMs declared for this node, by name.
-            came_up: whether a VM has booted.
+            given: what a VM was started with and given since.
             respond: carries a response out; what fails is recorded and tried again by the reconcile loop.
-            policies: the SELinux policies that may be in force in a VM.
             lift: ends the consequences for a VM whose incident was closed.
         """
         self._empty = paths.root / "empty"
         self._empty.mkdir(mode=0o555, exist_ok=True)
+        self._host = host
         self._images = images
         self._audit = audit
         self._incidents = incidents
         self._vms = vms
         self._respond = respond
         self._lift = lift
-        events = Events(self._changed, self._compromised, self._checker_failed)
-        self._sweep = Sweep(host, self._start_checker, vms, came_up, lambda: incidents.vms, events, policies)
+        self._responses: dict[str, asyncio.Task[None]] = {}
+        events = Events(self._changed, self._found, self._checker_failed)
+        self._sweep = Sweep(
+            host, self._start_checker, vms, given, lambda: self._images.digest, lambda: incidents.vms, events
+        )
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -74,11 +79,9 @@ class IntrospectionService:
         """Sweep by these settings from now on."""
         self._sweep.settings = settings
 
-    async def use_images(self, images: Images) -> None:
-        """VMs are started from these images from now on: their profile counts."""
-        if images.digest != self._images.digest:
-            self._images = images
-            await self._sweep.renew_checker()
+    def use_images(self, images: Images) -> None:
+        """VMs are started from these images from now on: what still runs from others is unchecked."""
+        self._images = images
 
     async def look(self, vm: str) -> Look:
         """Look at a VM now."""
@@ -104,7 +107,8 @@ class IntrospectionService:
             "look": look_json(look) if look else None,
             "response": incident.response if incident else None,
             "incident_began": incident.began if incident else None,
-            "releasable": state.releasable if state else incident is not None,
+            "incident_findings": self._incidents.findings(vm),
+            "releasable": state.releasable if state else incident is not None and self._host.instance(vm) is None,
         }
 
     @property
@@ -121,9 +125,13 @@ class IntrospectionService:
         incident = self._incidents.of(vm)
         if incident is None:
             raise ReleaseError(f"there is nothing to release: VM {vm} has no incident")
-        if self._sweep.state(vm) is not None:  # one that does not run is looked at when it has been started anew
-            await self._sweep.look_now(vm)
+        if vm in self._responses:
+            await asyncio.wait([self._responses[vm]])  # or what it takes away would come after what the release gives
+        await self._sweep.look_now(vm)
         state = self._sweep.state(vm)
+        # One that does not run is looked at when it has been started anew.
+        if state is None and self._host.instance(vm) is not None:
+            raise ReleaseError(f"VM {vm} is not released: it runs, and could not be looked at")
         if state is not None and not state.releasable:
             raise ReleaseError(f"VM {vm} is not released: {_why_not(state)}")
         self._audit.record(
@@ -147,17 +155,34 @@ class IntrospectionService:
     async def _start_checker(self) -> Checker:
         return await Checker.start(command(self._images, self._empty))
 
-    async def _compromised(self, name: str, look: Look) -> None:
-        vm = self._vms()[name]
-        self._audit.record(
-            Event.VM_COMPROMISED,
-            Severity.ALERT,
-            f"VM {name} is compromised: {summary(look)}; response: {vm.response}",
-            vm=name,
-            response=vm.response.value,
-        )
-        self._incidents.open(vm, look)
-        await self._respond(vm, vm.response)
+    def _found(self, name: str, look: Look) -> None:
+        vm = self._vms().get(name)
+        incident = self._incidents.of(name)
+        if incident is not None:
+            if more := self._incidents.add(name, look):
+                text = f"VM {name} is compromised in more ways: {in_words(more)}"
+                self._audit.record(Event.VM_COMPROMISED, Severity.ALERT, text, vm=name, response=incident.response)
+        elif vm is not None:
+            self._incidents.open(vm, look)
+            self._audit.record(
+                Event.VM_COMPROMISED,
+                Severity.ALERT,
+                f"VM {name} is compromised: {summary(look)}; response: {vm.response}",
+                vm=name,
+                response=vm.response.value,
+            )
+            # Not waited for: meanwhile the other VMs are looked at.
+            self._responses[name] = asyncio.create_task(self._answer(vm))
+
+    async def _answer(self, vm: Vm) -> None:
+        try:
+            await self._respond(vm, vm.response)
+        except Exception as error:  # the reconcile loop does what the incident asks for
+            _LOG.exception("the response to VM %s failed", vm.name)
+            text = f"the response {vm.response} to VM {vm.name} failed, it is tried again: {error!r}"
+            self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, text, vm=vm.name)
+        finally:
+            self._responses.pop(vm.name, None)
 
     def _changed(self, name: str, before: Assurance, after: Assurance) -> None:
         if after.verdict is Verdict.TRUSTED:
@@ -184,10 +209,14 @@ def _why_not(state: Assurance) -> str:
 
 def summary(look: Look) -> str:
     """The first findings, in a sentence."""
-    found = [f"{f.what} ({f.where})" if f.where else f.what for row in look.results for f in row.findings]
-    found = [f"{row.check} failed: {row.error}" for row in look.results if row.error is not None] + found
-    more = f", and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
-    return "; ".join(found[:MAX_NAMED]) + more
+    return in_words(tampering(look))
+
+
+def in_words(found: Sequence[Finding]) -> str:
+    """The first of some findings, in a sentence."""
+    texts = [f"{finding.what} ({finding.where})" if finding.where else finding.what for finding in found]
+    more = f", and {len(texts) - MAX_NAMED} more" if len(texts) > MAX_NAMED else ""
+    return "; ".join(texts[:MAX_NAMED]) + more
 
 
 def look_json(look: Look) -> Json:

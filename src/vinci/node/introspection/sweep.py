@@ -17,11 +17,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from vinci.introspect.findings import Look, Verdict, rests_on_registers
+from vinci.introspect.findings import Check, CheckResult, Look, Verdict, rests_on_registers
 from vinci.introspect.protocol import Request, packed
 from vinci.model.infrastructure import Introspection
-from vinci.node.introspection.assurance import Assurance, at, failed, looked, released, started
-from vinci.node.introspection.checker import Checker, CheckerError
+from vinci.node.introspection.assurance import (
+    BOOT_SECONDS,
+    Assurance,
+    at,
+    failed,
+    held_back,
+    looked,
+    released,
+    started,
+    unchecked,
+    unfit_for,
+)
+from vinci.node.introspection.checker import Checker, CheckerError, TooLargeError
+from vinci.node.introspection.given import Start
+from vinci.node.introspection.pace import NO_HINDRANCE, Hindrance, backoff, interval, rest
 from vinci.plan.types import Vm
 from vinci.vmm.host import VmmError
 from vinci.vmm.instance import Instance, open_ram
@@ -30,12 +43,9 @@ _LOG = logging.getLogger(__name__)
 MONITOR_SECONDS = 3.0
 MONITOR_THREADS = 8
 """A QEMU that does not answer holds one of them; the VM is asked no second time meanwhile."""
-BOOT_SECONDS = 120.0
-"""A VM that did not come up in this time is looked at all the same."""
 TICK_SECONDS = 0.25
 CONFIRMATIONS = 2
 """Looks with new registers that have to agree, before tampering that rests on registers counts."""
-MAX_BACKOFF_SECONDS = 60.0
 
 
 class Machine(Protocol):
@@ -54,8 +64,8 @@ class Events:
 
     changed: Callable[[str, Assurance, Assurance], None]
     """A VM's verdict is another one than before."""
-    compromised: Callable[[str, Look], Awaitable[None]]
-    """A VM without an incident was found compromised."""
+    found: Callable[[str, Look], None]
+    """A look found tampering: of a VM without an incident, or once more."""
     checker_failed: Callable[[str], None]
 
 
@@ -67,36 +77,37 @@ class Sweep:
         machine: Machine,
         start_checker: Callable[[], Awaitable[Checker]],
         wanted: Callable[[], Mapping[str, Vm]],
-        came_up: Callable[[str], bool],
+        given: Callable[[str], Start | None],
+        images: Callable[[], str],
         incidents: Callable[[], frozenset[str]],
         events: Events,
-        policies: Callable[[str], tuple[bytes, ...]] = lambda name: (),
     ) -> None:
         """
         Args:
             machine: the VMM.
-            start_checker: starts a checker process. Raises CheckerError.
+            start_checker: starts a checker process for the images of now. Raises CheckerError.
             wanted: the VMs to be watched, by name.
-            came_up: whether a VM has booted: before, its kernel is not where it will be.
+            given: what a VM was started with and given since; None when that is not known.
+            images: the digest of the images that VMs are started from now.
             incidents: the VMs that were found compromised and not released since.
             events: whom to tell.
-            policies: the SELinux policies that may be in force in a VM.
         """
         self._machine = machine
         self._start_checker = start_checker
         self._wanted = wanted
-        self._came_up = came_up
+        self._given = given
+        self._images = images
         self._incidents = incidents
         self._events = events
-        self._policies = policies
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(MONITOR_THREADS, thread_name_prefix="monitor")
         self._asked: dict[str, asyncio.Future[str]] = {}
         self._states: dict[str, Assurance] = {}
         self._due: dict[str, float] = {}
-        self._hindered: dict[str, int] = {}
-        """How often in a row a look at a VM ended the checker."""
+        self._hindrances: dict[str, Hindrance] = {}
+        self._looks = 0
         self._checker: Checker | None = None
+        self._checker_images = ""
         self._failed_starts = 0
         self._no_start_before = 0.0
         self._looking = asyncio.Lock()
@@ -107,8 +118,14 @@ class Sweep:
     # -- what is known ---------------------------------------------------------------------------------------------
 
     def state(self, name: str) -> Assurance | None:
-        """What is known of a VM now; None when it does not run."""
-        return self._states.get(name)
+        """What is known of a VM now, whether or not the sweep still goes on; None when it does not run."""
+        state = self._states.get(name)
+        return None if state is None else at(state, self._loop.time(), self._allowed)
+
+    @property
+    def _allowed(self) -> float:
+        """Seconds for which a complete look holds."""
+        return (3 * self.settings.period_ms + self.settings.grace_ms) / 1000
 
     @property
     def checker_pid(self) -> int | None:
@@ -117,8 +134,9 @@ class Sweep:
 
     def release(self, name: str) -> None:
         """An administrator's word; the caller has made sure that it is all that was missing. Raises ValueError."""
-        if name in self._states:
-            self._set(name, released(self._states[name]))
+        state = self.state(name)
+        if state is not None:
+            self._set(name, released(state))
 
     # -- when ------------------------------------------------------------------------------------------------------
 
@@ -127,6 +145,8 @@ class Sweep:
         clock = asyncio.create_task(self._watch_clock())
         try:
             while True:
+                if clock.done():
+                    clock = asyncio.create_task(self._watch_clock())
                 try:
                     self._refresh()
                     name = self._next(self._loop.time())
@@ -159,7 +179,7 @@ class Sweep:
     async def look_now(self, name: str) -> Look:
         """Look at a VM out of turn; the look, which counts like any other."""
         async with self._looking:
-            self._refresh()
+            self._refresh(now=True)
             if name not in self._states:
                 return Look(name, Verdict.UNREACHABLE, (), 0.0, "it does not run")
             return await self._look(name)
@@ -170,12 +190,12 @@ class Sweep:
             checker, self._checker = self._checker, None
             await checker.end()
 
-    def _refresh(self) -> None:
-        """Take notice of VMs that were started, ended, or started anew."""
-        now = self._loop.time()
-        if now - self._refreshed < TICK_SECONDS:
+    def _refresh(self, *, now: bool = False) -> None:
+        """Take notice of VMs that were started, ended, or started anew: every TICK_SECONDS, or `now`."""
+        time = self._loop.time()
+        if time - self._refreshed < TICK_SECONDS and not now:
             return
-        self._refreshed = now
+        self._refreshed = time
         wanted = self._wanted()
         for name in self._states.keys() - wanted.keys():
             self._forget(name)
@@ -185,67 +205,95 @@ class Sweep:
                 self._forget(name)
             elif name not in self._states or self._states[name].instance != str(instance):
                 self._forget(name)
-                self._states[name] = started(str(instance), now, incident=name in self._incidents())
-                self._due[name] = now + self._spread() * random.random()
+                self._states[name] = started(str(instance), time, incident=name in self._incidents())
+                self._due[name] = time + self._spread() * random.random()
 
     def _forget(self, name: str) -> None:
-        for known in (self._states, self._due, self._hindered):
+        for known in (self._states, self._due, self._hindrances):
             known.pop(name, None)
 
     def _spread(self) -> float:
-        return self.settings.period_ms / 1000 * (1 - self.settings.jitter_percent / 100 * random.random())
+        return interval(self.settings, random.random())
 
     async def _watch_clock(self) -> None:
-        """Notice VMs whose looks do not come, also while the sweep waits for something that hangs."""
+        """Tell of VMs whose looks do not come, also while the sweep waits for something that hangs.
+
+        What holds for them (`state`) does not depend on it.
+        """
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            allowed = (3 * self.settings.period_ms + self.settings.grace_ms) / 1000
             for name, state in list(self._states.items()):
-                self._set(name, at(state, self._loop.time(), allowed))
+                self._set(name, at(state, self._loop.time(), self._allowed))
 
     # -- one look --------------------------------------------------------------------------------------------------
 
     async def _look(self, name: str) -> Look:
-        began = self._loop.time()
-        self._due[name] = began + self._spread()
+        self._due[name] = self._loop.time() + self._spread()
         vm, instance = self._wanted()[name], self._machine.instance(name)
         if instance is None:
             return Look(name, Verdict.UNREACHABLE, (), 0.0, "it does not run")
-        if not self._came_up(name) and instance.age < BOOT_SECONDS:
-            self._due[name] = began + TICK_SECONDS
-            return Look(name, Verdict.UNCHECKED, (), 0.0, "it has not come up yet")
-        first = False
-        try:
-            checker = await self._ready_checker()
-            began = self._loop.time()  # starting a checker takes its time, which is not this VM's
-            first = str(instance) not in checker.knows
-            look = await self._ask(checker, vm, instance)
-            for _ in range(CONFIRMATIONS):
-                if not rests_on_registers(look):
-                    break
-                look = await self._ask(checker, vm, instance)
-        except (VmmError, OSError, TimeoutError) as error:
-            text = "QEMU's monitor does not answer" if isinstance(error, TimeoutError) else str(error)
-            look = Look(name, Verdict.UNREACHABLE, (), 0.0, text)
-        except CheckerError as error:
-            look = Look(name, Verdict.UNCHECKED, (), 0.0, str(error))
-        else:
-            self._hindered.pop(name, None)
-        if first:
-            self._first_look_ended = self._loop.time()
+        look, began = await self._seen(vm, instance, self._given(name))
         state = self._states.get(name)
         if state is None or self._machine.instance(name) != instance or state.instance != str(instance):
             return replace(look, verdict=Verdict.UNREACHABLE, results=(), reason="it ended while it was looked at")
-        after = looked(state, look, began)
-        if after.incident and not state.incident:
-            await self._events.compromised(name, look)
-        self._set(name, after)
+        self._set(name, looked(state, look, began))
+        if look.verdict is Verdict.COMPROMISED:
+            self._events.found(name, look)
         return look
+
+    async def _seen(self, vm: Vm, instance: Instance, given: Start | None) -> tuple[Look, float]:
+        """A look at one life of a VM, or why there is none; and when it began."""
+        began = self._loop.time()
+        if given is not None and not given.came_up and instance.age < BOOT_SECONDS:
+            self._due[vm.name] = began + TICK_SECONDS
+            return unchecked(vm.name, "it has not come up yet"), began
+        first = False
+        try:
+            checker = await self._ready_checker()
+            if (unfit := unfit_for(given, self._checker_images)) is not None:
+                return unchecked(vm.name, unfit), began
+            began = self._loop.time()  # starting a checker takes its time, which is not this VM's
+            first = str(instance) not in checker.knows
+            look = await self._complete(checker, vm, instance)
+            if not first:  # which is dear for every VM
+                self._due[vm.name] = max(self._due[vm.name], began + rest(self._loop.time() - began, self._allowed))
+        except (VmmError, OSError, TimeoutError) as error:
+            text = "QEMU's monitor does not answer" if isinstance(error, TimeoutError) else str(error)
+            look = Look(vm.name, Verdict.UNREACHABLE, (), 0.0, text)
+        except TooLargeError as error:
+            look = unchecked(vm.name, str(error))
+        except CheckerError as error:
+            look = self._in_vain(vm.name, error)
+        finally:
+            if first:
+                self._first_look_ended = self._loop.time()
+        return held_back(look, vm, given), began
+
+    async def _complete(self, checker: Checker, vm: Vm, instance: Instance) -> Look:
+        """A look, made again where what it found may have changed under it."""
+        look = await self._ask(checker, vm, instance)
+        for _ in range(CONFIRMATIONS):
+            if not rests_on_registers(look):
+                break
+            look = await self._ask(checker, vm, instance)
+        if look.verdict in (Verdict.TRUSTED, Verdict.COMPROMISED):
+            self._looks += 1
+            self._hindrances.pop(vm.name, None)
+        return look
+
+    def _in_vain(self, name: str, error: CheckerError) -> Look:
+        """What a look is worth that the checker did not end."""
+        hindrance = self._hindrances.get(name)
+        if hindrance is None or not hindrance.is_tampering:
+            return unchecked(name, str(error))
+        text = "looking at it ended the checker again and again, while other VMs could be looked at"
+        return Look(name, Verdict.COMPROMISED, (CheckResult(Check.PLACE, 0, 0.0, error=f"{text}: {error}"),), 0.0)
 
     async def _ask(self, checker: Checker, vm: Vm, instance: Instance) -> Look:
         registers = await self._monitor(vm.name, "info registers -a")
         running = tuple(state.instance for state in self._states.values())
-        policies = tuple(packed(policy) for policy in self._policies(vm.name))
+        given = self._given(vm.name)
+        policies = tuple(packed(policy) for policy in given.policies) if given is not None else ()
         request = Request(vm.name, str(instance), vm.kind.value, registers, running, policies=policies)
         ram = None
         try:
@@ -269,11 +317,14 @@ class Sweep:
             return await asyncio.shield(asked)
 
     async def _ready_checker(self) -> Checker:
+        images = self._images()
+        if self._checker_images != images:
+            await self.renew_checker()
         if self._checker is None:
             if self._loop.time() < self._no_start_before:
                 raise CheckerError("the checker failed and is started again soon")
             try:
-                self._checker = await self._start_checker()
+                self._checker, self._checker_images = await self._start_checker(), images
             except CheckerError as error:
                 self._failed_starts += 1
                 self._no_start_before = self._loop.time() + backoff(self._failed_starts)
@@ -284,8 +335,9 @@ class Sweep:
 
     async def _checker_failed(self, name: str, error: CheckerError) -> None:
         """End it. All VMs are unchecked until the next one looked at them; the VM that it failed at waits longest."""
-        self._hindered[name] = self._hindered.get(name, 0) + 1
-        self._due[name] = self._loop.time() + max(self._spread(), backoff(self._hindered[name] - 1))
+        before = self._hindrances.get(name, NO_HINDRANCE)
+        self._hindrances[name] = before.again(self._looks)
+        self._due[name] = self._loop.time() + max(self._spread(), backoff(before.times))
         await self.renew_checker()
         self._events.checker_failed(str(error))
         for other, state in list(self._states.items()):
@@ -298,8 +350,3 @@ class Sweep:
         self._states[name] = after
         if before.verdict is not after.verdict:
             self._events.changed(name, before, after)
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row."""
-    return 0.0 if failures <= 0 else min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures - 1, 10))
