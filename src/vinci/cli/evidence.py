@@ -55,7 +55,8 @@ async def _save(paths: NodePaths, vm: str, directory: Path, pause: bool) -> dict
         shutil.copyfile(packages, directory / packages.name)
         _write(directory / "registers.txt", attachment["registers"])
         _write(directory / "memory-map.txt", attachment["mtree"])
-        _write(directory / "look.json", json.dumps(told["look"], indent=1))
+        look = {**told["look"], "incident_findings": told["state"]["incident_findings"]}
+        _write(directory / "look.json", json.dumps(look, indent=1))
         about = {key: told[key] for key in ("node", "time", "paused", "state", "images")}
         about |= {key: attachment[key] for key in ("vm", "kind", "pid", "started", "memory_mib")}
         _write(directory / "about.json", json.dumps(about, indent=1))

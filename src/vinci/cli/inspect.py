@@ -81,8 +81,18 @@ def _print_look(look: dict[str, Any], state: dict[str, Any]) -> None:
             _say(f"{finding['severity']}: {row['check']}: {finding['what']}{where}", colour)
         if row["error"] is not None:
             _say(f"failed: {row['check']}: {row['error']}", "red")
+    for finding in _found_before(look, state):
+        where = f" ({finding['where']})" if finding["where"] else ""
+        _say(f"found before, since it is compromised: {finding['check']}: {finding['what']}{where}", "red")
     if look["results"]:
         _say(f"{look['vm']} is {verdict_words(state)}; the look took {look['milliseconds']:.1f} ms")
+
+
+def _found_before(look: dict[str, Any], state: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was found in the VM's incident and is not in this look."""
+    now = [(row["check"], f["what"], f["where"]) for row in look["results"] for f in row["findings"]]
+    now += [(row["check"], f"{row['check']} failed: {row['error']}", "") for row in look["results"] if row["error"]]
+    return [f for f in state["incident_findings"] if (f["check"], f["what"], f["where"]) not in now]
 
 
 def _result(row: dict[str, Any]) -> str:
