@@ -101,9 +101,8 @@ class VmHost:
         libvirt.registerErrorHandler(_quiet, None)
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
-        if uri is None:
-            _write_configuration(root)
-            uri = f"qemu:///embed?root={root}"
+        write_configuration(root)
+        uri = uri or f"qemu:///embed?root={root}"
         try:
             self._connection = libvirt.open(uri)
             self._connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
@@ -227,8 +226,14 @@ def _metadata_of(domain: Any) -> tuple[str, str]:
     return element.get("digest", ""), element.get("kind", "")
 
 
-def _write_configuration(root: Path) -> None:
-    """libvirt's embedded driver reads ROOT/etc/qemu.conf. RAM files lie beside it, on a tmpfs when root is on one."""
+def write_configuration(root: Path) -> None:
+    """Make what this node's VMs need of libvirt: ROOT/etc/qemu.conf, and where RAM files lie, on a tmpfs.
+
+    The embedded driver reads that file; a daemon of the node's own is given it (docs/how-to/other-libvirt.md).
+
+    Raises:
+        VmmError: QEMU's user is missing, or cannot enter ROOT.
+    """
     try:
         user = pwd.getpwnam(QEMU_USER)
     except KeyError as error:
