@@ -138,6 +138,11 @@ def test_attack_is_recorded_once(vcn: Rig, name: str) -> None:
     assert [(record.port, record.reason.value) for record in records] == [(tap_of(A), reason)]
 
 
+def test_a_question_for_an_address_that_nobody_has_is_recorded(vcn: Rig) -> None:
+    vcn[A].send(arp(1, OF_A, A, "10.20.1.254"))
+    assert [(record.port, record.reason.value) for record in vcn.records_until(A, FS)] == [(tap_of(A), "not-a-peer")]
+
+
 GATEWAY_ATTACKS = {
     "a source that it does not route": (udp(ELSEWHERE, A, source_mac=mac_of(FW)), "spoofed-ip"),
     "a source on the VCN": (udp(B, A, source_mac=mac_of(FW)), "spoofed-ip"),

@@ -96,6 +96,8 @@ SETS: dict[str, tuple[str, ...]] = {
     "macs": ("devgroup", "ether_addr"),
     "addresses": ("devgroup", "ipv4_addr"),
     "arp_claims": ("devgroup", "ether_addr", "ether_addr", "ipv4_addr"),
+    # all addresses that some port has
+    "known": ("ipv4_addr",),
     "quarantined": ("devgroup",),
 }
 INTERVALS = frozenset({"routed", "reached"})
@@ -132,8 +134,9 @@ def _hooks() -> list[Command]:
         rule("forward", match(concat(OUT, ETHER_TO), "@macs", "!="), COUNT, DROP),
         rule("forward", goto("explain")),
         TABLE.base_chain("input", filter_priority),
-        # A true question for a peer's address reaches the host too, and is none of its business.
-        rule("input", IS_GROUP, IS_ARP, in_set(_arp_claim(), "arp_claims"), COUNT, DROP),
+        # A true question for somebody's address reaches the host too, and is none of its business. One for nobody's has
+        # no port at which `arp_pairs` would record it.
+        rule("input", IS_GROUP, IS_ARP, in_set(_arp_claim(), "arp_claims"), in_set(ARP_ASKED, "known"), COUNT, DROP),
         rule("input", goto("explain")),
         TABLE.base_chain("output", filter_priority),
         rule("output", COUNT, DROP),

@@ -238,6 +238,7 @@ def _claims(bridge: Bridge, port: Port) -> Iterator[_Element]:
     yield "macs", (group, port.mac)
     yield "addresses", (group, address)
     yield "arp_claims", (group, port.mac, port.mac, address)
+    yield "known", (address,)
     yield "recorders", (group, port.tap)
     for network in _outside(bridge, port.routed_networks):
         yield "routed", (group, network)
