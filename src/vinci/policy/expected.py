@@ -16,13 +16,13 @@ from vinci.model.services import resolve_service
 NFS_PORTS = frozenset({2049, 20048})
 """What an FS-VM answers on in the VCNs that it serves: NFS (RFC 7530) and, for v3, mountd at its fixed port."""
 
-MEASURED_OPERATIONS = (Operation.READ, Operation.APPEND, Operation.WRITE)
+MEASURED_OPERATIONS = (Operation.READ, Operation.APPEND, Operation.WRITE, Operation.EXECUTE)
 
 
 def expected_operations(infrastructure: Infrastructure, user: str, community: str, share: str) -> frozenset[Operation]:
-    """The operations that a user in a community may do with a share: read, append, write.
+    """The operations that a user in a community may do with a share.
 
-    Whoever may write may append too.
+    Whoever may write may append too, and whoever may execute may read.
     """
     access = infrastructure.shares[share].access
     declared = set(access.get(community, ())) | set(access.get(f"{community}:{user}", ()))

@@ -12,11 +12,12 @@ class Kind(StrEnum):
 
     FILES = "files"
     NETWORK = "network"
+    MACHINES = "machines"
     TRUST = "trust"
 
 
 class Measured(StrEnum):
-    """What an attempt showed. PARTLY and UNKNOWN never match an expectation."""
+    """What an attempt showed. UNKNOWN never matches an expectation."""
 
     YES = "yes"
     NO = "no"
@@ -33,6 +34,8 @@ class Check:
     action: str
     expected: Measured
     measured: Measured
+    reason: str = ""
+    """Why nothing was measured; empty otherwise."""
 
     @property
     def matches(self) -> bool:
@@ -47,7 +50,8 @@ class Check:
     @property
     def message(self) -> str:
         """The attempt and how it ended, for a person."""
-        return f"{self.name}: declared {self.expected}, measured {self.measured}"
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{self.name}: declared {self.expected}, measured {self.measured}{why}"
 
     def as_json(self) -> dict[str, object]:
         """Plain data."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vinci.model.infrastructure import Infrastructure, Operation
-from vinci.node.channel import Channel
+from vinci.node.channel import Channel, ChannelError
 from vinci.node.verification.checks import Check, Kind, Measured, yes_if
 from vinci.policy.expected import MEASURED_OPERATIONS, expected_operations, is_homes
 
@@ -18,7 +18,8 @@ PROBE = ".vinci-verify"
 """A file in each share (and home) that exists for this, kept by the FS-VM's `fs-shares`."""
 SECONDS = 120.0
 
-# Arguments: UID GID, then pairs of a name and SERVER:PATH. Prints NAME<TAB>read<TAB>append<TAB>write for each.
+# Arguments: UID GID, then pairs of a name and SERVER:PATH. Prints for each NAME, read, append, write, execute (TABs).
+# Whether the file may be executed is asked (faccessat(2), which asks the server); it is not done, for others wrote it.
 _SCRIPT = r"""
 uid=$1 gid=$2; shift 2
 as() { setpriv --reuid "$uid" --regid "$gid" --clear-groups timeout 20 "$@" 2>/dev/null >&2; }
@@ -34,10 +35,11 @@ while [ $# -ge 2 ]; do
       a=$(try sh -c 'printf . >>"$0"' "$probe"); [ "$a" = no ] || break
     done
     w=$(try dd if=/dev/zero of="$probe" bs=1 count=1 conv=notrunc)
-    printf '%s\t%s\t%s\t%s\n' "$name" "$r" "$a" "$w"
+    x=$(try test -x "$probe")
+    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$r" "$a" "$w" "$x"
     umount -l "$dir"
   else
-    printf '%s\tno\tno\tno\n' "$name"
+    printf '%s\tno\tno\tno\tno\n' "$name"
   fi
   rmdir "$dir" 2>/dev/null
 done
@@ -57,16 +59,18 @@ class FileSubject:
     """Share or `share/owner` for a home, and its NFS source as seen from the community's VCN."""
 
 
-async def measure_files(infrastructure: Infrastructure, subject: FileSubject, channel: Channel) -> list[Check]:
-    """Try all operations on all shares as one user.
-
-    Raises:
-        ChannelError: the APP-VM did not answer.
-    """
-    words = " ".join(f"'{word}'" for pair in subject.sources for word in pair)
-    command = f"sh -s {subject.local_uid} {subject.gid} {words}"
-    result = await channel.check(command, _SCRIPT.encode(), SECONDS)
-    measured = _parse(result.text)
+async def measure_files(
+    infrastructure: Infrastructure, subject: FileSubject, channel: Channel | None, reason: str = ""
+) -> list[Check]:
+    """Try all operations on all shares as one user. `reason`: why there is no channel to do it by."""
+    measured = {}
+    if channel is not None:
+        words = " ".join(f"'{word}'" for pair in subject.sources for word in pair)
+        command = f"sh -s {subject.local_uid} {subject.gid} {words}"
+        try:
+            measured = _parse((await channel.check(command, _SCRIPT.encode(), SECONDS)).text)
+        except ChannelError as error:
+            reason = str(error)
     checks = []
     for name, _source in subject.sources:
         share, _, owner = name.partition("/")
@@ -82,6 +86,7 @@ async def measure_files(infrastructure: Infrastructure, subject: FileSubject, ch
                     action=operation.value,
                     expected=yes_if(operation in expected),
                     measured=measured.get((name, operation), Measured.UNKNOWN),
+                    reason=reason,
                 )
             )
     return checks

@@ -6,19 +6,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vinci.introspect.findings import Verdict
-from vinci.model.infrastructure import ShareKind
+from vinci.model.infrastructure import Operation, ShareKind
+from vinci.model.machines import app_vm_names, firewall_name, members_of
 from vinci.model.services import resolve_service
-from vinci.node.channel import ChannelError
+from vinci.node.authenticate import DeniedError
+from vinci.node.channel import Channel, ChannelError
 from vinci.node.reconcile import Progress, Report
 from vinci.node.verification.checks import Check, Kind, Measured, yes_if
 from vinci.node.verification.evidence import keep_evidence
 from vinci.node.verification.files import FileSubject, measure_files
-from vinci.node.verification.network import ALWAYS_TRIED, Endpoint, measure_reach
+from vinci.node.verification.network import ALWAYS_TRIED, Endpoint, measure_all, reach_checks
 from vinci.plan.accounts import USER_GROUP_GID
-from vinci.plan.types import Member, Vm, VmKind
+from vinci.plan.types import Vm, VmKind
 from vinci.policy.expected import MEASURED_OPERATIONS, Place
 from vinci.policy.login import Entrance
 
@@ -26,52 +29,67 @@ if TYPE_CHECKING:
     from vinci.node.agent import Agent, InForce
 
 Json = dict[str, object]
-Measurement = Coroutine[object, object, list[Check]]
+NOWHERE = "127.0.0.1"
+Work = Coroutine[object, object, list[Check]]
 
 
 async def verify(agent: Agent, report: Report) -> Json:
     """Measure everything and compare it with the declaration; a report as plain data.
 
+    What a VM does not take part in is not known, and hence no match.
+
     Raises:
-        ChannelError: a VM did not take part; nothing is claimed then.
+        ChannelError: nothing is up.
     """
     in_force = agent.in_force
     if in_force is None:
         raise ChannelError("nothing is up: no declaration is in force")
+    declared = members_of(in_force.infrastructure)
+    members = [(user, community) for community, users in declared.items() for user in users]
     async with AsyncExitStack() as sessions:
         done = 0
-        members = in_force.plan.members
 
-        async def log_in(member: Member) -> FileSubject:
+        async def log_in(user: str, community: str) -> _Entered:
             nonlocal done
-            session = await sessions.enter_async_context(
-                agent.session(member.user, Entrance(member.community), "verify")
-            )
+            try:
+                session = await sessions.enter_async_context(agent.session(user, Entrance(community), "verify"))
+                entered = _Entered(_subject(in_force, user, community, session.vm), agent.guests.channel(session.vm))
+            except (ChannelError, DeniedError) as error:
+                entered = _Entered(_subject(in_force, user, community, ""), None, f"{user} cannot log in: {error}")
             done += 1
             report(Progress("log users in", done, len(members)))
-            return _subject(in_force, member, session.vm)
+            return entered
 
-        subjects = list(await asyncio.gather(*(log_in(member) for member in members)))
+        entered = list(await asyncio.gather(*(log_in(*member) for member in members)))
         files = await _each(
             "try files",
-            [measure_files(in_force.infrastructure, s, agent.guests.channel(s.vm)) for s in subjects],
+            [measure_files(in_force.infrastructure, each.subject, each.channel, each.reason) for each in entered],
             report,
         )
-        network = await _each("try connections", _network(agent, in_force), report)
+        machines, network = _machines(agent, in_force), await _network(agent, in_force, report)
     trust = await _each("look into VMs", [_trust(agent, vm) for vm in agent.wanted_vms()], report)
-    checks = files + network + trust
-    result = _report(subjects, checks)
+    checks = machines + files + network + trust
+    result = _report([each.subject for each in entered], checks)
     if not result["matches"]:
         result["bundle"] = str(await keep_evidence(agent, checks))
     return result
 
 
-async def _each(step: str, work: Sequence[Measurement], report: Report) -> list[Check]:
+@dataclass(frozen=True, slots=True)
+class _Entered:
+    """A user in a VM, or why he is in none."""
+
+    subject: FileSubject
+    channel: Channel | None
+    reason: str = ""
+
+
+async def _each(step: str, work: Sequence[Work], report: Report) -> list[Check]:
     done = 0
     total = len(work)
     report(Progress(step, 0, total))
 
-    async def one(task: Measurement) -> list[Check]:
+    async def one(task: Work) -> list[Check]:
         nonlocal done
         checks = await task
         done += 1
@@ -81,34 +99,71 @@ async def _each(step: str, work: Sequence[Measurement], report: Report) -> list[
     return [check for checks in await asyncio.gather(*(one(task) for task in work)) for check in checks]
 
 
-def _subject(in_force: InForce, member: Member, vm: str) -> FileSubject:
+def _subject(in_force: InForce, user: str, community: str, vm: str) -> FileSubject:
+    """Who is measured on what, by the model; only the addresses of servers are the plan's."""
+    infrastructure = in_force.infrastructure
+    membership = infrastructure.users[user].communities[community]
+    uid = infrastructure.users[user].uid if membership.local_uid is None else membership.local_uid
     sources = []
-    for name, share in in_force.infrastructure.shares.items():
-        server = next(v for v in in_force.node_plan.vms if v.name == share.server)
-        # A server without a leg in this VCN is tried at the address of another leg: it must not answer.
-        leg = next((nic for nic in server.nics if nic.network == member.community), server.nics[0])
+    for name, share in infrastructure.shares.items():
+        address = _address_of(in_force, share.server, community)
         if share.kind is ShareKind.HOMES:
-            community = next(iter(share.access)).partition(":")[0]
-            for user, declared in in_force.infrastructure.users.items():
-                if community in declared.communities:
-                    sources.append((f"{name}/{user}", f"{leg.address}:/{name}/{user}"))
+            homes_of = next(iter(share.access)).partition(":")[0]
+            for owner, declared in infrastructure.users.items():
+                if homes_of in declared.communities:
+                    sources.append((f"{name}/{owner}", f"{address}:/{name}/{owner}"))
         else:
-            sources.append((name, f"{leg.address}:/{name}"))
-    return FileSubject(member.user, member.community, vm, member.local_uid, USER_GROUP_GID, tuple(sources))
+            sources.append((name, f"{address}:/{name}"))
+    return FileSubject(user, community, vm, uid, USER_GROUP_GID, tuple(sources))
 
 
-def _network(agent: Agent, in_force: InForce) -> list[Measurement]:
+def _address_of(in_force: InForce, server: str, community: str) -> str:
+    """Where a file server is tried from a community.
+
+    One without a leg in this VCN is tried at the address of another leg, one that is not there at all at a place that
+    is nobody's: neither may answer.
+    """
+    legs = next((vm.nics for vm in in_force.node_plan.vms if vm.name == server), ())
+    own = next((nic for nic in legs if nic.network == community), legs[0] if legs else None)
+    return NOWHERE if own is None else str(own.address)
+
+
+def _machines(agent: Agent, in_force: InForce) -> list[Check]:
+    """Whether every VM that the model asks for is one that runs, and none else."""
+    infrastructure, members = in_force.infrastructure, members_of(in_force.infrastructure)
+    declared = set(infrastructure.file_servers) | {firewall_name(name) for name in infrastructure.communities}
+    for name, community in infrastructure.communities.items():
+        declared |= {vm for vm, _user in app_vm_names(name, community, members[name])}
+    running = {vm.name for vm in agent.wanted_vms() if vm.name in agent.reachable}
+    return [
+        Check(Kind.MACHINES, vm, "a VM of the node", "is", yes_if(vm in declared), yes_if(vm in running))
+        for vm in sorted(declared | running)
+    ]
+
+
+async def _network(agent: Agent, in_force: InForce, report: Report) -> list[Check]:
     running = agent.wanted_vms()
     endpoints = [Endpoint(vm.name, _place(vm), nic.network, str(nic.address)) for vm in running for nic in vm.nics]
-    flows = {resolve_service(in_force.infrastructure, flow.service).port for flow in in_force.infrastructure.flows}
-    ports = sorted(flows.union(ALWAYS_TRIED))
-    work = []
+    services = [resolve_service(in_force.infrastructure, flow.service) for flow in in_force.infrastructure.flows]
+    ports = {
+        protocol: sorted({service.port for service in services if service.protocol is protocol}.union(always))
+        for protocol, always in ALWAYS_TRIED.items()
+    }
+    done = 0
+
+    def tried() -> None:
+        nonlocal done
+        done += 1
+        report(Progress("try connections", done, len(running)))
+
+    report(Progress("try connections", 0, len(running)))
+    measured = await measure_all({vm.name: agent.guests.channel(vm.name) for vm in running}, endpoints, ports, tried)
+    checks = []
     for vm in running:
-        source = next(e for e in endpoints if e.vm == vm.name)
-        targets = [e for e in endpoints if e.vm != vm.name]
-        channel = agent.guests.channel(vm.name)
-        work.append(measure_reach(in_force.infrastructure, source, targets, ports, channel))
-    return work
+        own = [each for each in endpoints if each.vm == vm.name]
+        others = [each for each in endpoints if each.vm != vm.name]
+        checks += reach_checks(in_force.infrastructure, own, others, ports, measured)
+    return checks
 
 
 async def _trust(agent: Agent, vm: Vm) -> list[Check]:
@@ -158,13 +213,15 @@ def _report(subjects: list[FileSubject], checks: list[Check]) -> Json:
 
 
 def _letters(checks: list[Check], subject: str, share: str) -> str:
-    """`r-w` style: one letter for each operation that worked."""
+    """`ra--` style: one letter for each operation that worked."""
     found = {c.action: c.measured for c in checks if c.subject == subject and c.target == share}
     marks = {Measured.YES: None, Measured.NO: "-", Measured.UNKNOWN: "?"}
-    return "".join(marks[found.get(op.value, Measured.UNKNOWN)] or op.value[0] for op in MEASURED_OPERATIONS)
+    letters = {**{op: op.value[0] for op in MEASURED_OPERATIONS}, Operation.EXECUTE: "x"}
+    return "".join(marks[found.get(op.value, Measured.UNKNOWN)] or letters[op] for op in MEASURED_OPERATIONS)
 
 
 def _open(checks: list[Check], source: str, target: str) -> str:
     found = [c for c in checks if c.subject == source and c.target == target]
     reached = [c.action for c in found if c.measured is Measured.YES]
-    return ", ".join(reached) or ("-" if found else "")
+    unknown = any(c.measured is Measured.UNKNOWN for c in found)
+    return ", ".join([*reached, *(["?"] if unknown else [])]) or ("-" if found else "")
