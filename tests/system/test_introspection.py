@@ -11,11 +11,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from installation import PASSWORD, VINCI, Installation
@@ -25,6 +23,7 @@ from rootkit.driver import Trick
 from rootkit.expected import EXPECTED, Expected, lines, named
 from rootkit.policies import laxer_policy
 from tamper import SELINUX_ENFORCING, changed_byte, changed_text
+from watching import event_of, next_record, records, told, trust_of, wait_for
 
 from vinci.images.build import find_images
 from vinci.introspect.findings import Check, Finding, Severity
@@ -49,39 +48,6 @@ def watched() -> Iterator[Installation]:
     finally:
         if installation.vinci("down").status == 0:
             shutil.rmtree(state, ignore_errors=True)
-
-
-def trust_of(installation: Installation) -> dict[str, dict[str, Any]]:
-    return {vm["name"]: vm["trust"] for vm in installation.status()["vms"]}
-
-
-def wait_for(
-    installation: Installation, holds: Callable[[dict[str, dict[str, Any]]], bool], seconds: float = 60
-) -> dict[str, dict[str, Any]]:
-    """The VMs' trust as soon as something holds for it."""
-    deadline = time.monotonic() + seconds
-    seen: dict[str, dict[str, Any]] = {}
-    while time.monotonic() < deadline:
-        done = installation.vinci("status", "--json")
-        if done.status == 0:
-            seen = {vm["name"]: vm["trust"] for vm in json.loads(done.out)["vms"]}
-            if holds(seen):
-                return seen
-        time.sleep(0.2)
-    raise AssertionError(
-        f"it did not come to that: {[(vm, trust['verdict'], told(trust)) for vm, trust in seen.items()]}"
-    )
-
-
-def told(trust: dict[str, Any]) -> list[str]:
-    """What is wrong with a VM."""
-    rows = trust["look"]["results"] if trust["look"] else []
-    found = [f"{row['check']}: {f['what']} ({f['where']})" for row in rows for f in row["findings"]]
-    return [trust["reason"], *(f"{row['check']}: {row['error']}" for row in rows if row["error"]), *found]
-
-
-def _event(installation: Installation, since: int, event: str, vm: str | None = None) -> dict[str, Any]:
-    return installation.wait_for_audit(since, lambda r: r["event"] == event and vm in (None, r.get("vm")), seconds=60)
 
 
 def _checker(installation: Installation) -> int:
@@ -193,9 +159,9 @@ def test_the_shell_shows_the_vms_own_processes(watched: Installation) -> None:
 
 
 def test_alert_is_shown_and_recorded_and_ends_by_an_administrators_word_only(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     with changed_text(watched, "files"):
-        record = _event(watched, since, "vm-compromised", "files")
+        record = event_of(watched, since, "vm-compromised", "files")
         assert "kernel_kexec" in record["message"]
         assert record["response"] == "alert"
         done = watched.vinci("inspect", "files")
@@ -207,21 +173,21 @@ def test_alert_is_shown_and_recorded_and_ends_by_an_administrators_word_only(wat
     wait_for(watched, lambda trust: trust["files"]["releasable"])
     assert trust_of(watched)["files"]["verdict"] == "compromised"
     watched.check("release", "files", *REASON)
-    released = _event(watched, since, "vm-released", "files")
+    released = event_of(watched, since, "vm-released", "files")
     assert released["administrator"] == "root"
     assert REASON[1] in released["message"]
     assert trust_of(watched)["files"]["verdict"] == "trusted"
-    assert not [r for r in watched.audit(since) if r["event"] == "vm-quarantined"]
+    assert not [r for r in records(watched, since) if r["event"] == "vm-quarantined"]
     assert watched.vinci("release", "files", *REASON).status == 1  # there is nothing to release
 
 
 def test_quarantine_cuts_ports_and_rights_and_outlives_the_agent_and_the_vm(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     with _logged_in(watched):
         assert _reaches_file_server(watched)
         assert _users_known_to_file_server(watched) == 2
         with changed_text(watched, "strict-1"):
-            _event(watched, since, "vm-quarantined", "strict-1")
+            event_of(watched, since, "vm-quarantined", "strict-1")
             assert not _reaches_file_server(watched)
             assert _users_known_to_file_server(watched) == 0
             assert [s["user"] for s in watched.status()["sessions"]] == ["sam"]  # kept for the investigator
@@ -240,7 +206,7 @@ def test_quarantine_cuts_ports_and_rights_and_outlives_the_agent_and_the_vm(watc
 
     (victim,) = pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
     os.kill(victim, signal.SIGKILL)
-    _event(watched, since, "vm-started", "strict-1")
+    event_of(watched, since, "vm-started", "strict-1")
     trust = wait_for(watched, lambda trust: trust["strict-1"]["releasable"], seconds=120)
     assert trust["strict-1"]["verdict"] == "compromised"
     assert not _reaches_file_server(watched)
@@ -259,11 +225,11 @@ def _put(installation: Installation, vm: str, path: str, content: bytes) -> None
 def _found(installation: Installation, vm: str) -> list[Finding]:
     """What `vinci inspect` finds now."""
     (entry,) = json.loads(installation.vinci("inspect", vm, "--json").out)
-    return [
-        Finding(Check(f["check"]), f["what"], f["where"], Severity(f["severity"]))
-        for row in entry["look"]["results"]
-        for f in row["findings"]
-    ]
+    return [_finding(plain) for row in entry["look"]["results"] for plain in row["findings"]]
+
+
+def _finding(plain: dict[str, str]) -> Finding:
+    return Finding(Check(plain["check"]), plain["what"], plain["where"], Severity(plain["severity"]))
 
 
 SOME_TRICKS = (Trick.FTRACE, Trick.FILE_OPS, Trick.MODPROBE_PATH, Trick.HIDE_MODULE_TREE, Trick.PACKET_HANDLER)
@@ -271,11 +237,11 @@ SOME_TRICKS = (Trick.FTRACE, Trick.FILE_OPS, Trick.MODPROBE_PATH, Trick.HIDE_MOD
 
 def test_a_rootkit_is_named_and_answered_as_declared(watched: Installation) -> None:
     """From its loading to its end, through the agent; tests/system/test_rootkit.py plays all its tricks."""
-    since, module = watched.next_audit(), rootkit_module(find_images(images_directory()))
+    since, module = next_record(watched), rootkit_module(find_images(images_directory()))
     _put(watched, "strict-1", "/root/rootkit.ko", module.read_bytes())
     assert watched.root("strict-1", "insmod /root/rootkit.ko").status == 0
-    assert "rootkit" in _event(watched, since, "vm-compromised", "strict-1")["message"]
-    _event(watched, since, "vm-quarantined", "strict-1")
+    assert "rootkit" in event_of(watched, since, "vm-compromised", "strict-1")["message"]
+    event_of(watched, since, "vm-quarantined", "strict-1")
     assert not _reaches_file_server(watched)
     for trick in SOME_TRICKS:
         assert watched.root("strict-1", f"echo on {trick} >/proc/rootkit").status == 0
@@ -288,18 +254,55 @@ def test_a_rootkit_is_named_and_answered_as_declared(watched: Installation) -> N
     assert _reaches_file_server(watched)
 
 
+PROGRAM_TRICKS = (Trick.PACKET_SOCKET, Trick.SELF_PATCHING, Trick.ANONYMOUS_CODE, Trick.FILELESS_PROGRAM)
+
+
+@pytest.fixture(scope="module")
+def malware(watched: Installation) -> str:
+    """The program's path in the VM."""
+    _put(watched, "strict-1", "/root/malware.py", (HERE / "rootkit/malware.py").read_bytes())
+    return "/root/malware.py"
+
+
+@pytest.mark.parametrize("trick", PROGRAM_TRICKS)
+def test_a_trick_of_a_program_is_named_and_answered_as_declared(
+    watched: Installation, malware: str, trick: Trick
+) -> None:
+    """What was found stays known after the program has ended, until the release."""
+    since = next_record(watched)
+    start = f"(setsid python3 {malware} {trick} >/dev/null 2>&1 </dev/null & echo $!)"
+    pid = int(watched.root("strict-1", start).out)
+    event_of(watched, since, "vm-quarantined", "strict-1")
+    assert watched.root("strict-1", f"kill {pid}").status == 0
+    trust = wait_for(watched, lambda trust: trust["strict-1"]["releasable"])["strict-1"]
+    assert not told(trust)[1:]
+    found = [_finding(plain) for plain in trust["incident_findings"]]
+    assert named(found, EXPECTED[trick], pid), lines(found)
+    watched.check("release", "strict-1", *REASON)
+
+
+def test_a_firewall_answers_as_its_community_declares(watched: Installation) -> None:
+    since = next_record(watched)
+    with changed_text(watched, "strict-fw"):
+        record = event_of(watched, since, "vm-compromised", "strict-fw")
+        assert record["response"] == "quarantine"
+        event_of(watched, since, "vm-quarantined", "strict-fw")
+    wait_for(watched, lambda trust: trust["strict-fw"]["releasable"])
+    watched.check("release", "strict-fw", *REASON)
+
+
 def test_selinux_switched_off_in_the_memory_of_an_app_vm_is_answered(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     with changed_byte(watched, "strict-1", SELINUX_ENFORCING, 1):
-        assert "SELinux does not enforce" in _event(watched, since, "vm-compromised", "strict-1")["message"]
-        _event(watched, since, "vm-quarantined", "strict-1")
+        assert "SELinux does not enforce" in event_of(watched, since, "vm-compromised", "strict-1")["message"]
+        event_of(watched, since, "vm-quarantined", "strict-1")
     wait_for(watched, lambda trust: trust["strict-1"]["releasable"])
     watched.check("release", "strict-1", *REASON)
 
 
 def test_another_policy_in_an_app_vm_is_answered(watched: Installation) -> None:
     """The kernel takes it while SELinux is off in memory, and enforces it from then on."""
-    since, own = watched.next_audit(), find_images(images_directory()).app_policy.read_bytes()
+    since, own = next_record(watched), find_images(images_directory()).app_policy.read_bytes()
     laxer = laxer_policy(("vinci_user_t", "vinci_user_t", "process", "execmem"))
     load = "dd if=/root/policy of=/sys/fs/selinux/load bs=64M count=1"
     for content in (laxer, own):
@@ -309,15 +312,15 @@ def test_another_policy_in_an_app_vm_is_answered(watched: Installation) -> None:
         if content == laxer:
             found = _found(watched, "strict-1")
             assert named(found, Expected(Check.SELINUX, "not the trusted one"), 0), lines(found)
-    _event(watched, since, "vm-quarantined", "strict-1")
+    event_of(watched, since, "vm-quarantined", "strict-1")
     wait_for(watched, lambda trust: trust["strict-1"]["releasable"])
     watched.check("release", "strict-1", *REASON)
 
 
 def test_a_program_that_a_file_server_does_not_run_is_named(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     watched.root("files", "timeout 3 ssh-agent -D >/dev/null")
-    record = _event(watched, since, "vm-compromised", "files")
+    record = event_of(watched, since, "vm-compromised", "files")
     assert "a program that this kind of VM does not run" in record["message"]
     assert "/usr/bin/ssh-agent" in record["message"]
     wait_for(watched, lambda trust: trust["files"]["releasable"])
@@ -325,32 +328,32 @@ def test_a_program_that_a_file_server_does_not_run_is_named(watched: Installatio
 
 
 def test_a_stopped_vm_starts_again_only_when_it_was_released(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     with changed_text(watched, "harsh-1"):
-        _event(watched, since, "vm-stopped", "harsh-1")
+        event_of(watched, since, "vm-stopped", "harsh-1")
     watched.check("up", str(watched.file))
     assert not pids("qemu-system", "guest=harsh-1,", f"{watched.state}/")
     assert trust_of(watched)["harsh-1"]["verdict"] == "compromised"
     watched.check("release", "harsh-1", *REASON)
-    _event(watched, since, "vm-started", "harsh-1")
+    event_of(watched, since, "vm-started", "harsh-1")
     wait_for(watched, lambda trust: trust["harsh-1"]["verdict"] == "trusted", seconds=120)
 
 
 def test_a_killed_checker_never_looks_like_clean_vms(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     os.kill(_checker(watched), signal.SIGKILL)
-    _event(watched, since, "checker-failed")
+    event_of(watched, since, "checker-failed")
     for vm in VMS:
-        _event(watched, since, "vm-unchecked", vm)
+        event_of(watched, since, "vm-unchecked", vm)
     wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
 
 
 def test_a_stopped_checker_is_noticed_and_replaced(watched: Installation) -> None:
-    since, stopped = watched.next_audit(), _checker(watched)
+    since, stopped = next_record(watched), _checker(watched)
     os.kill(stopped, signal.SIGSTOP)
     for vm in VMS:
-        _event(watched, since, "vm-unchecked", vm)
-    _event(watched, since, "checker-failed")
+        event_of(watched, since, "vm-unchecked", vm)
+    event_of(watched, since, "checker-failed")
     wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
     assert _checker(watched) != stopped
     assert not Path(f"/proc/{stopped}").exists()
@@ -361,20 +364,22 @@ def test_a_killed_agent_takes_its_checker_along(watched: Installation) -> None:
     _supervisor, agent = agents(watched)
     os.kill(agent, signal.SIGKILL)
     wait_for_agent(watched)
-    wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
+    trust = wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
     assert _checker(watched) != before
+    (selinux,) = (row for row in trust["files"]["look"]["results"] if row["check"] == "selinux")
+    assert selinux["examined"] > 0  # the new agent knows what it was given by the old one
 
 
 def test_a_clean_restart_is_no_finding(watched: Installation) -> None:
-    since = watched.next_audit()
+    since = next_record(watched)
     watched.root("harsh-1", "sleep 1; echo b > /proc/sysrq-trigger")
-    _event(watched, since, "vm-started", "harsh-1")
-    _event(watched, since, "vm-trusted", "harsh-1")
-    assert not [r for r in watched.audit(since) if r["event"] == "vm-compromised"]
+    event_of(watched, since, "vm-started", "harsh-1")
+    event_of(watched, since, "vm-trusted", "harsh-1")
+    assert not [r for r in records(watched, since) if r["event"] == "vm-compromised"]
 
 
 def test_a_kernel_started_by_another_is_named_and_ends_with_the_vm(watched: Installation) -> None:
-    images, since = find_images(images_directory()), watched.next_audit()
+    images, since = find_images(images_directory()), next_record(watched)
     for name, content in (
         ("kernel", images.kernel.read_bytes()),
         ("initramfs", images.initramfs.read_bytes()),
@@ -383,7 +388,7 @@ def test_a_kernel_started_by_another_is_named_and_ends_with_the_vm(watched: Inst
         _put(watched, "strict-1", f"/tmp/{name}", content)
     replace = 'setsid python3 /tmp/malware.py kexec /tmp/kernel /tmp/initramfs "$(cat /proc/cmdline)" >/dev/null 2>&1 &'
     assert watched.root("strict-1", replace).status == 0
-    _event(watched, since, "vm-quarantined", "strict-1")
+    event_of(watched, since, "vm-quarantined", "strict-1")
     wait_for(watched, lambda trust: any(line.startswith(Check.PLACE) for line in told(trust["strict-1"])))
     (victim,) = pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
     os.kill(victim, signal.SIGKILL)

@@ -93,21 +93,6 @@ def test_an_undeclared_service_does_not_cross_and_is_recorded(hospital: Installa
     assert (record["vm"], record["firewall"], record["target_port"]) == ("administration-1", "administration-fw", "22")
 
 
-def test_another_address_gets_no_answer(hospital: Installation) -> None:
-    """The attacker takes the address of a VM of its own community that does not exist, then that of another one."""
-    script = f"""
-    ip address add 10.20.1.77/24 dev eth0
-    timeout 4 bash -c 'exec 3<>/dev/tcp/{FS}/2049' && echo own works
-    ip address del {OWN}/24 dev eth0
-    timeout 4 bash -c 'exec 3<>/dev/tcp/{FS}/2049' && echo foreign works
-    ip address flush dev eth0; ip address add {OWN}/24 dev eth0; ip route add default via {GATEWAY}
-    timeout 4 bash -c 'exec 3<>/dev/tcp/{FS}/2049' && echo own again
-    """
-    done = hospital.root(ATTACKER, script)
-    assert "foreign works" not in done.out
-    assert "own again" in done.out
-
-
 def _as_uid(uid: int, command: str) -> str:
     return f"setpriv --reuid {uid} --regid 60000 --clear-groups sh -c '{command}'"
 
@@ -170,6 +155,31 @@ def _wait_for_end(child: int, master: int) -> int:
                 time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
     raise AssertionError("the login did not end")
+
+
+@pytest.mark.parametrize(("address", "reason"), [("10.20.1.77", "spoofed-arp"), (NURSES, "spoofed-ip")])
+def test_nothing_is_mounted_by_another_address(hospital: Installation, anna: None, address: str, reason: str) -> None:
+    """One of the own community that no VM has, and the nurses', with the server's MAC already known.
+
+    Anna is logged in: from its own address root may mount now.
+    """
+    del anna
+    options = "vers=4.2,sec=sys,soft,timeo=20,retrans=1,retry=0"
+    mount = f"timeout 8 mount -t nfs4 -o {options} {FS}:/prescriptions /mnt"
+    known = f"ip neighbour replace {FS} lladdr {_mac(FS)} dev eth0 nud permanent" if reason == "spoofed-ip" else ":"
+    script = f"""
+    {mount} && echo own; umount -l /mnt
+    ip address flush dev eth0; ip address add {address}/24 dev eth0; ip route replace {FS} dev eth0; {known}
+    {mount} && echo foreign; umount -l /mnt
+    ip neighbour flush dev eth0 nud all
+    ip address flush dev eth0; ip address add {OWN}/24 dev eth0; ip route add default via {GATEWAY}
+    {mount} && echo own again; umount -l /mnt
+    """
+    since = hospital.next_audit()
+    done = hospital.root(ATTACKER, script)
+    assert done.out.splitlines() == ["own", "own again"], done
+    record = hospital.wait_for_audit(since, lambda r: r["event"] == "packet-dropped" and r.get("reason") == reason)
+    assert (record["vm"], record["claimed_source"]) == (ATTACKER, address)
 
 
 def test_root_may_act_as_who_is_logged_in_here_and_as_nobody_else(

@@ -12,6 +12,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from installation import PASSWORD, VINCI, Installation
+from tamper import SELINUX_ENFORCING, changed_byte
+from watching import wait_for
 
 
 def test_second_up_changes_nothing_and_says_so(hospital: Installation) -> None:
@@ -34,6 +36,55 @@ def test_status_shows_every_vm_running(hospital: Installation) -> None:
     report = hospital.status()
     assert {vm["state"] for vm in report["vms"]} == {"running"}
     assert {vm["kind"] for vm in report["vms"]} == {"APP-VM", "FS-VM", "FW-VM"}
+
+
+@contextmanager
+def _opened_by_hand(hospital: Installation) -> Iterator[None]:
+    """The file server's SELinux enforces nothing, and two firewalls let everything through."""
+    accept = "nft -e -a insert rule inet vinci forward accept | sed -n 's/.*handle //p'"
+    rules = {vm: hospital.root(vm, accept).out.split()[-1] for vm in ("administration-fw", "nurses-fw")}
+    try:
+        with changed_byte(hospital, "files", SELINUX_ENFORCING, 1):
+            yield
+    finally:
+        for vm, handle in rules.items():
+            assert hospital.root(vm, f"nft delete rule inet vinci forward handle {handle}").status == 0
+        # What was let through meanwhile stays in the kernel's cache of decisions until a policy is loaded.
+        assert hospital.root("files", "/usr/lib/vinci/fs-policy </run/vinci/policy").status == 0
+
+
+def test_what_was_opened_by_hand_is_a_mismatch_and_what_explains_it_is_kept(
+    hospital: Installation, tmp_path: Path
+) -> None:
+    report = tmp_path / "verify.xml"
+    with _opened_by_hand(hospital):
+        done = hospital.vinci("verify", "--json", "--junit", str(report))
+        assert done.status == 1, done
+    found = json.loads(done.out)
+    told = {mismatch["message"] for mismatch in found["mismatches"]}
+    for name in (
+        *(f"nurses:sally {operation} prescriptions" for operation in ("append", "write", "execute")),
+        "nurses:sally read billing",
+        "administration-1 tcp/22 nurses-1 (10.20.2.10)",
+        "administration-1 udp/111 nurses-1 (10.20.2.10)",
+        "nurses-1 tcp/22 administration-1 (10.20.3.10)",
+    ):
+        assert f"{name}: declared no, measured yes" in told, told
+    assert "files is trusted: declared yes, measured no" in told
+    assert not [text for text in told if "doctors-1 tcp" in text], told  # their firewall is as it was
+    assert ET.parse(report).getroot().get("failures") == str(len(told))
+    bundle = Path(found["bundle"])
+    assert bundle.parent == hospital.state / "n1" / "evidence"
+    kept = {path.name: path.read_text() for path in bundle.iterdir()}
+    assert json.loads(kept["checks.json"]) == found["checks"]
+    assert "VM files is compromised" in kept["audit.jsonl"]
+    assert "chain forward" in kept["administration-fw.txt"]
+    assert "table bridge vinci" in kept["bridge-rules.nft"]
+    assert kept["agent.log"]
+    assert {"status.json", "bridge-rules.nft", "files.txt", "files.console.txt", "doctors-1.txt"} <= kept.keys()
+    assert "No such file" not in kept["files.txt"]
+    wait_for(hospital, lambda trust: trust["files"]["releasable"])
+    hospital.check("release", "files", "--reason", "the test has put everything back")
 
 
 def test_what_is_enforced_is_what_was_declared(hospital: Installation, tmp_path: Path) -> None:
