@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 
-NFS, MOUNT = (100003, 3, 2049), (100005, 3, 20048)
+NFS, NFS4, MOUNT = (100003, 3, 2049), (100003, 4, 2049), (100005, 3, 20048)
 
 
 def opaque(data: bytes) -> bytes:
@@ -71,4 +71,5 @@ def main() -> None:
         print(status)
 
 
-main()
+if __name__ == "__main__":
+    main()

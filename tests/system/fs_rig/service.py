@@ -62,9 +62,16 @@ class Service:
 
     async def raw(self, client: str, uid: int, *words: str) -> str:
         """What a hostile NFSv3 client in that client's network gets."""
+        return await self._hostile("raw_nfs.py", client, uid, words)
+
+    async def raw4(self, client: str, uid: int, *words: str) -> str:
+        """What a hostile NFSv4.1 client gets."""
+        return await self._hostile("raw_nfs4.py", client, uid, words)
+
+    async def _hostile(self, program: str, client: str, uid: int, words: tuple[str, ...]) -> str:
         server = BY_NAME[client].server
         return await self.client_ok(
-            f"nsenter --net=/run/netns/{client} python3 /run/t/raw_nfs.py {server} {uid} {' '.join(words)}"
+            f"nsenter --net=/run/netns/{client} python3 /run/t/{program} {server} {uid} {' '.join(words)}"
         )
 
 
@@ -87,7 +94,7 @@ async def start(folder: Path, rig: Rig) -> Service:
     fs, clients = await asyncio.gather(
         rig.boot("fs", "FS", server, 320, given, disk), rig.boot("clients", "APP", client, 384)
     )
-    for name in ("client.sh", "raw_nfs.py", "hold.py"):
+    for name in ("client.sh", "raw_nfs.py", "raw_nfs4.py", "hold.py"):
         await clients.put(f"/run/t/{name}", (HERE / name).read_bytes())
     # mount.nfs looks the protocol up by name
     await clients.ok("[ -e /etc/protocols ] || printf 'tcp 6 TCP\\nudp 17 UDP\\n' >/etc/protocols")

@@ -45,7 +45,7 @@ struct selinux_audit_data {
 
 struct note {
 	struct task_struct *task;
-	bool by_selinux, nothing_granted;
+	bool by_selinux, counts_as_denied;
 	enum vinci_reason reason;
 	char source[MAX_CONTEXT], target[MAX_CONTEXT];
 	u16 class;
@@ -140,19 +140,19 @@ void events_note(enum vinci_reason reason, struct dentry *dentry)
 	spin_unlock(&dentry->d_lock);
 }
 
-void events_nothing_granted(void)
+void events_count_as_denied(void)
 {
 	struct note *note = my_note(true);
 
 	if (note)
-		note->nothing_granted = true;
+		note->counts_as_denied = true;
 }
 
 bool events_were_denied(void)
 {
 	struct note *note = my_note(false);
 
-	return note && note->nothing_granted;
+	return note && note->counts_as_denied;
 }
 
 static void on_audit(void *unused, struct selinux_audit_data *sad, char *scontext, char *tcontext, const char *tclass)
@@ -227,6 +227,7 @@ static const char *const reasons[] = {
 	[REASON_OVERWRITE] = "append-only: would change stored bytes",
 	[REASON_RACE] = "append-only: the file has grown since the client looked",
 	[REASON_GAP] = "append-only: starts behind the end of the file",
+	[REASON_FOREIGN] = "a session or client ID of another client",
 };
 
 static const char *const v3_operations[] = {
@@ -239,7 +240,8 @@ static const char *const v4_operations[] = {
 	"LOCKT", "LOCKU", "LOOKUP", "LOOKUPP", "NVERIFY", "OPEN", "OPENATTR", "OPEN_CONFIRM", "OPEN_DOWNGRADE", "PUTFH",
 	"PUTPUBFH", "PUTROOTFH", "READ", "READDIR", "READLINK", "REMOVE", "RENAME", "RENEW", "RESTOREFH", "SAVEFH",
 	"SECINFO", "SETATTR", "SETCLIENTID", "SETCLIENTID_CONFIRM", "VERIFY", "WRITE",
-	[52] = "SECINFO_NO_NAME", [59] = "ALLOCATE", [60] = "COPY", [62] = "DEALLOCATE", [68] = "READ_PLUS",
+	[41] = "BIND_CONN_TO_SESSION", [43] = "CREATE_SESSION", "DESTROY_SESSION",
+	[52] = "SECINFO_NO_NAME", "SEQUENCE", [57] = "DESTROY_CLIENTID", [59] = "ALLOCATE", [60] = "COPY", [62] = "DEALLOCATE", [68] = "READ_PLUS",
 	[69] = "SEEK", [71] = "CLONE", [72] = "GETXATTR", [73] = "SETXATTR", [74] = "LISTXATTRS", [75] = "REMOVEXATTR",
 };
 

@@ -25,7 +25,7 @@ static typeof(nfsd_readv) *original_readv;
 static typeof(nfsd_splice_read) *original_splice_read;
 static typeof(nfsd4_vfs_fallocate) *original_fallocate;
 static typeof(dentry_create) *original_dentry_create;
-static typeof(nfsd4_exchange_id) *original_exchange_id, *original_setclientid, *original_copy;
+static nfsd4_operation *original_copy;
 
 static const struct cred *decode_cred;
 
@@ -138,7 +138,7 @@ static __be32 vinci_access(struct svc_rqst *rqstp, struct svc_fh *fhp, u32 *acce
 	__be32 status = original_access(rqstp, fhp, access, supported);
 
 	if (!status && asked && !*access)
-		events_nothing_granted();
+		events_count_as_denied();
 	return status;
 }
 
@@ -268,42 +268,6 @@ static __be32 vinci_copy_notify(struct svc_rqst *rqstp, struct nfsd4_compound_st
 	return nfserr_notsupp;
 }
 
-/*
- * A client is known by a name of its own choosing. With its address appended, no VM can pass for another and
- * make the server throw that one's open files away.
- */
-static __be32 with_own_name(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u,
-			    struct xdr_netobj *name, typeof(nfsd4_exchange_id) *original)
-{
-	struct xdr_netobj given = *name;
-	__be32 address = subjects_address(rqstp), status;
-
-	if (given.len + sizeof(address) > NFS4_OPAQUE_LIMIT)
-		return nfserr_inval;
-	name->data = kmalloc(given.len + sizeof(address), GFP_KERNEL);
-	if (!name->data) {
-		*name = given;
-		return nfserr_jukebox;
-	}
-	memcpy(name->data, given.data, given.len);
-	memcpy(name->data + given.len, &address, sizeof(address));
-	name->len = given.len + sizeof(address);
-	status = original(rqstp, cstate, u);
-	kfree(name->data);
-	*name = given;
-	return status;
-}
-
-static __be32 vinci_exchange_id(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u)
-{
-	return with_own_name(rqstp, cstate, u, &u->exchange_id.clname, original_exchange_id);
-}
-
-static __be32 vinci_setclientid(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u)
-{
-	return with_own_name(rqstp, cstate, u, &u->setclientid.se_name, original_setclientid);
-}
-
 #define PATCH(name, replacement) { .old_name = name, .new_func = replacement }
 
 static struct klp_func nfsd_functions[] = {
@@ -319,8 +283,13 @@ static struct klp_func nfsd_functions[] = {
 	PATCH("nfsd4_vfs_fallocate", vinci_fallocate),
 	PATCH("nfsd4_copy", vinci_copy),
 	PATCH("nfsd4_copy_notify", vinci_copy_notify),
-	PATCH("nfsd4_exchange_id", vinci_exchange_id),
-	PATCH("nfsd4_setclientid", vinci_setclientid),
+	PATCH("nfsd4_exchange_id", clients_exchange_id),
+	PATCH("nfsd4_setclientid", clients_setclientid),
+	PATCH("nfsd4_create_session", clients_create_session),
+	PATCH("nfsd4_destroy_clientid", clients_destroy_clientid),
+	PATCH("nfsd4_sequence", clients_sequence),
+	PATCH("nfsd4_destroy_session", clients_destroy_session),
+	PATCH("nfsd4_bind_conn_to_session", clients_bind_conn),
 	{ }
 };
 
@@ -351,6 +320,11 @@ static int before_nfsd(struct klp_object *object)
 	original_copy = original(object->funcs, "nfsd4_copy");
 	original_exchange_id = original(object->funcs, "nfsd4_exchange_id");
 	original_setclientid = original(object->funcs, "nfsd4_setclientid");
+	original_create_session = original(object->funcs, "nfsd4_create_session");
+	original_destroy_clientid = original(object->funcs, "nfsd4_destroy_clientid");
+	original_sequence = original(object->funcs, "nfsd4_sequence");
+	original_destroy_session = original(object->funcs, "nfsd4_destroy_session");
+	original_bind_conn = original(object->funcs, "nfsd4_bind_conn_to_session");
 	return 0;
 }
 

@@ -4,6 +4,7 @@
  *
  * subjects.c  who a request acts as: the table of grants
  * patch.c     where the server is bent: a livepatch of nfsd
+ * clients.c   NFSv4's clients, and what they could do to each other
  * append.c    append-only files that stay correct with several clients
  * track.c     what each client may know of such a file
  * events.c    the ring of denied requests that fs-events reads
@@ -43,6 +44,7 @@ enum vinci_reason {
 	REASON_OVERWRITE,	/* append-only: would have changed stored bytes */
 	REASON_RACE,		/* append-only: somebody else appended meanwhile */
 	REASON_GAP,		/* append-only: starts behind the end of the file */
+	REASON_FOREIGN,		/* a session or client ID that was made for another address */
 };
 
 int events_init(struct proc_dir_entry *dir);
@@ -50,8 +52,8 @@ void events_exit(void);
 /* Remember, for the event that this request may end in, what was refused. */
 void events_note(enum vinci_reason reason, struct dentry *dentry);
 void events_end_of_request(void);
-/* An ACCESS request was answered with "nothing at all", which a client takes for a refusal. */
-void events_nothing_granted(void);
+/* The reply's status will be none of a refusal's, and yet it is one. */
+void events_count_as_denied(void);
 bool events_were_denied(void);
 /* The request has been answered with a refusal. */
 void events_denied(struct svc_rqst *rqstp);
@@ -70,6 +72,13 @@ void append_refresh(struct svc_rqst *rqstp, struct inode *inode);
 __be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset,
 		    struct kvec *vec, int vlen, unsigned long *count,
 		    __be32 *verifier);
+
+/* --- clients.c --- */
+typedef typeof(nfsd4_exchange_id) nfsd4_operation;
+extern nfsd4_operation *original_exchange_id, *original_setclientid, *original_create_session,
+	*original_destroy_clientid, *original_sequence, *original_destroy_session, *original_bind_conn;
+nfsd4_operation clients_exchange_id, clients_setclientid, clients_create_session, clients_destroy_clientid,
+	clients_sequence, clients_destroy_session, clients_bind_conn;
 
 /* --- patch.c --- */
 extern typeof(nfsd_vfs_write) *original_vfs_write;
