@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -75,6 +76,8 @@ class Guest:
     budget: Budget = field(default_factory=Budget)
     verified: dict[str, bytes] = field(default_factory=dict)
     """Digests of what was once explained byte by byte; while they stay the same it need not be explained again."""
+    unsettled: Counter[Hashable] = field(default_factory=Counter, init=False)
+    """For each check the looks running in which all samples found tampering, but never the same."""
     _tlb: dict[int, int] = field(default_factory=dict, init=False)
     _large: dict[int, int] = field(default_factory=dict, init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)

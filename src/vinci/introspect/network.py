@@ -55,7 +55,7 @@ def _packet_sockets(guest: Guest, sample: Sample) -> None:
         socket = entry - node
         sample.examined += 1
         where = f"interface {guest.u32(socket + interface)}"
-        sample.add(("packet socket", socket), Check.NETWORK, "a packet socket: a program reads all packets", where)
+        sample.add("packet socket", Check.NETWORK, "a packet socket: a program reads all packets", where)
     spaces = list(list_entries(guest, guest.symbol("net_namespace_list"), _LIMIT))
     sample.examined += len(spaces)
     if len(spaces) > 1:
@@ -80,7 +80,7 @@ class _Handlers:
             if not self.code.is_data(handler) or not self.code.is_function(function):
                 what = f"{of} go to {self.code.describe(function)}, which is no handler of the image"
                 where = f"handler at {self.code.describe(handler)}"
-                self.sample.add(("handler", handler, function), Check.NETWORK, what, where)
+                self.sample.add(("handler", of), Check.NETWORK, what, where)
 
 
 def _devices(guest: Guest, code: Code, sample: Sample, handlers: _Handlers) -> None:
@@ -142,7 +142,7 @@ def _programs(guest: Guest, sample: Sample) -> None:
             where = f"{kind} {number}"
             if kind == "program":
                 where += f" ({guest.cstring(guest.u64(address + aux) + name_at, 16)})"
-            sample.add(("bpf", kind, address), Check.NETWORK, f"a BPF {kind}", where)
+            sample.add(("bpf", kind), Check.NETWORK, f"a BPF {kind}", where)
 
 
 def _open_sockets(guest: Guest, sample: Sample) -> None:

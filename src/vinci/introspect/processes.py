@@ -127,9 +127,9 @@ def _check_program(
     if file.file_system in NETWORK_FILE_SYSTEMS:
         sample.add(("share", *task.key), Check.PROCESSES, "a program from a share", where, Severity.NOTE)
     elif file.path not in certified.programs:
-        sample.add(("foreign", *task.key), Check.PROCESSES, "a program that is not the image's", where)
+        sample.add(("foreign", file.path), Check.PROCESSES, "a program that is not the image's", where)
     elif programs is not None and file.path not in programs:
-        sample.add(("undeclared", *task.key), Check.PROCESSES, "a program that this kind of VM does not run", where)
+        sample.add(("undeclared", file.path), Check.PROCESSES, "a program that this kind of VM does not run", where)
 
 
 def _check_kernel_thread(sample: Sample, guest: Guest, code: Code, task: Task) -> None:

@@ -39,6 +39,8 @@ class _Problem:
     what: str
     place: str
     severity: Severity = Severity.TAMPERED
+    named: bool = False
+    """Whether `place` names a file and a page of it, which stay the same whoever executes it."""
 
 
 def check_user_pages(guest: Guest, certified: CertifiedFiles) -> CheckResult:
@@ -135,12 +137,12 @@ def _judged(physical: int, file: GuestFile | None, number: int, copied: bool) ->
         return _Problem(physical, "executable memory that is no file's", "anonymous memory")
     place = f"{file.path or 'a file without a name'} page {number}"
     if file.file_system == IMAGE_FILE_SYSTEM:
-        return _Problem(physical, "code that is not the image's", place)
+        return _Problem(physical, "code that is not the image's", place, named=bool(file.path))
     place += f" ({file.file_system})"
     if file.file_system in NETWORK_FILE_SYSTEMS:
-        return _Problem(physical, "code from a share", place, Severity.NOTE)
+        return _Problem(physical, "code from a share", place, Severity.NOTE, named=bool(file.path))
     what = "a copy of the image's code" if copied else "code from a file that is not the image's"
-    return _Problem(physical, what, place)
+    return _Problem(physical, what, place, named=bool(file.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,4 +200,5 @@ def _report(sample: Sample, task: Task, virtual: int, writable: bool, problem: _
         where += ", writable"
     if problem.place:
         where += f": {problem.place}"
-    sample.add((task.mm, virtual, problem.what), Check.USER_PAGES, problem.what, where, problem.severity)
+    key = (problem.what, problem.place) if problem.named else (problem.what, task.mm, virtual)
+    sample.add(key, Check.USER_PAGES, problem.what, where, problem.severity)

@@ -9,7 +9,7 @@ from synthetic import guest
 
 from vinci.introspect.findings import Check, Severity
 from vinci.introspect.memory import Unreadable
-from vinci.introspect.sampling import MAX_FINDINGS, SAMPLES, Sample, check_by_samples
+from vinci.introspect.sampling import MAX_FINDINGS, SAMPLES, UNSETTLED_LOOKS, Sample, check_by_samples
 
 
 def sample(*keys: str, severity: Severity = Severity.TAMPERED) -> Sample:
@@ -40,7 +40,7 @@ def test_what_all_samples_share_is_found() -> None:
 
 def test_a_clean_sample_ends_it() -> None:
     assert whats(sample()) == ([], 1)
-    assert whats(sample("a"), sample("b"), sample("a", "b")) == ([], 2)
+    assert whats(sample("a"), sample("b"), sample()) == ([], 3)
 
 
 def test_notes_need_no_second_sample() -> None:
@@ -58,3 +58,39 @@ def test_a_guest_cannot_flood_the_findings() -> None:
     found, _ = whats(sample(*map(str, range(MAX_FINDINGS + 50))))
     assert len(found) == MAX_FINDINGS + 1
     assert found[-1] == "50 further findings"
+
+
+def looks(*keys: str, running: int = UNSETTLED_LOOKS) -> list[list[str]]:
+    """What each of several looks running finds while every sample finds another one of these."""
+    seen, number = guest()[0], iter(range(10**6))
+
+    def take() -> Sample:
+        key = keys[next(number) % len(keys)]
+        return sample(key) if key else sample()
+
+    return [
+        [finding.what for finding in check_by_samples(Check.PROCESSES, seen, take, lambda _: None).findings]
+        for _ in range(running)
+    ]
+
+
+def test_tampering_that_moves_with_every_sample_is_found_after_some_looks() -> None:
+    *before, last = looks("a", "b")
+    assert before == [[]] * (UNSETTLED_LOOKS - 1)
+    assert "never the same" in last[0]
+    assert last[1] in ("a is hidden", "b is hidden")
+
+
+def test_a_clean_sample_now_and_then_ends_the_count() -> None:
+    assert looks("a", "b", *"cdefghi", "", running=40) == [[]] * 40
+
+
+def test_what_is_found_late_in_a_look_counts_too() -> None:
+    assert whats(sample("a"), sample("b"), sample("c")) == (["c is hidden"], SAMPLES + 2)
+
+
+def test_findings_of_one_place_are_all_told() -> None:
+    taken = sample()
+    for what in ("one", "two"):
+        taken.add("chain", Check.HOOKS, what, "here")
+    assert whats(taken)[0] == ["one", "two"]

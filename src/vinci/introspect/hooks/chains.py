@@ -118,7 +118,7 @@ def _registered(code: Code, sample: Sample, name: str, address: int) -> None:
     sample.examined += 1
     if not code.is_data(address):
         what = f"registered in {name} is something that is in no certified data"
-        sample.add(("registered", name, address), Check.HOOKS, what, code.describe(address))
+        sample.add(("registered", name), Check.HOOKS, what, code.describe(address))
 
 
 def _notifiers(guest: Guest, reader: StructReader, name: str, first: int, calls: list[Call]) -> None:
@@ -139,7 +139,7 @@ def check_calls(code: Code, calls: list[Call], sample: Sample, check: Check) -> 
     for (function, by, place), certified in zip(calls, good.tolist(), strict=True):
         if not certified:
             what = f"{by} calls {code.describe(function)}, which is no certified function"
-            sample.add(("called", by, place, function), check, what, code.describe(place))
+            sample.add(("called", by), check, what, code.describe(place))
 
 
 def _netfilter(guest: Guest, calls: list[Call]) -> None:

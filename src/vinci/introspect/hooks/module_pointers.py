@@ -27,4 +27,4 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
         for row in np.flatnonzero(values != expected).tolist():
             site, value, linked = base + int(pointers.sites[row]), int(values[row]), int(expected[row])
             what = f"a pointer to the function at {code.describe(linked)} was changed to {code.describe(value)}"
-            sample.add(("module pointer", site, value), Check.HOOKS, what, code.describe(site))
+            sample.add(("module pointer", module.name, site - base), Check.HOOKS, what, code.describe(site))

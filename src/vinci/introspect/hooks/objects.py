@@ -73,7 +73,7 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
                 if not _can_be_used(guest, table):
                     continue
                 what = f"operations of a {kind.struct} ({pointer}) lie at {code.describe(table)}, in no certified data"
-                sample.add(("object", address, table), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
+                sample.add(("object", address, pointer), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
     _super_blocks(guest, code, sample)
 
 
@@ -106,4 +106,4 @@ def _super_blocks(guest: Guest, code: Code, sample: Sample) -> None:
         for table in tables:
             if table and not code.is_data(table):
                 what = f"operations of a file system's root lie at {code.describe(table)}, in no certified data"
-                sample.add(("root", block, table), Check.HOOKS, what, f"super_block at {block:#x}")
+                sample.add(("root", block), Check.HOOKS, what, f"super_block at {block:#x}")

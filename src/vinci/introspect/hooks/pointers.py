@@ -54,7 +54,7 @@ def _check_functions(guest: Guest, code: Code, pointers: Pointers, sample: Sampl
         site, value = int(pointers.sites[row]) + guest.slide, int(values[row])
         linked = guest.profile.symbols.describe(int(pointers.targets[row])).removesuffix("+0x0")
         what = f"a pointer to the function {linked} was changed to {code.describe(value)}"
-        sample.add(("pointer", site, value), Check.HOOKS, what, guest.describe(site))
+        sample.add(("pointer", site), Check.HOOKS, what, guest.describe(site))
 
 
 def _check_constants(guest: Guest, code: Code, pointers: Pointers, sample: Sample) -> None:
@@ -67,4 +67,4 @@ def _check_constants(guest: Guest, code: Code, pointers: Pointers, sample: Sampl
         site, value = int(pointers.sites[row]) + guest.slide, int(values[row])
         linked = guest.profile.symbols.describe(int(pointers.targets[row])).removesuffix("+0x0")
         what = f"a pointer to the constant {linked} was changed to {code.describe(value)}"
-        sample.add(("constant", site, value), Check.HOOKS, what, guest.describe(site))
+        sample.add(("constant", site), Check.HOOKS, what, guest.describe(site))

@@ -87,4 +87,4 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
             what = f"a security hook calls {code.describe(hook.function)}, which is no certified function"
         else:
             continue
-        sample.add(("security", hook.head, hook.address), Check.HOOKS, what, hook_name(guest, hook.head))
+        sample.add(("security", hook.head), Check.HOOKS, what, hook_name(guest, hook.head))

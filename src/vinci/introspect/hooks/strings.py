@@ -31,4 +31,4 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
         found = guest.read(guest.symbol(name), _LONGEST).partition(b"\0")[0]
         if found != expected:
             what = f"{meaning} was changed from '{printable(expected)}' to '{printable(found)}'"
-            sample.add(("path", name, found), Check.HOOKS, what, name)
+            sample.add(("path", name), Check.HOOKS, what, name)

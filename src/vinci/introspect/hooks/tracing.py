@@ -39,7 +39,7 @@ def _live_patches(guest: Guest, code: Code, sample: Sample) -> None:
         sample.examined += 1
         if not code.is_data(entry - at):
             what = "a live patch that is no certified module's"
-            sample.add(("patch", entry), Check.HOOKS, what, code.describe(entry - at))
+            sample.add("patch", Check.HOOKS, what, code.describe(entry - at))
 
 
 def _ftrace(guest: Guest, code: Code, sample: Sample) -> None:
@@ -56,14 +56,14 @@ def _ftrace(guest: Guest, code: Code, sample: Sample) -> None:
         sample.examined += 1
         if function != handler or at not in patched:
             what = f"functions are traced by {code.describe(function)}"
-            sample.add(("ftrace", at, function), Check.HOOKS, what, code.describe(at))
+            sample.add("ftrace", Check.HOOKS, what, code.describe(at))
         at, count = guest.u64(at + next_at), count + 1
         if count > _LIMIT:
             raise Broken("the list of ftrace's users does not end")
-    for operations, replacement in patched.items():
+    for replacement in patched.values():
         if not code.is_function(replacement):
             what = f"a function is patched by {code.describe(replacement)}, which is no certified function"
-            sample.add(("patched", operations, replacement), Check.HOOKS, what, "klp_ops")
+            sample.add("patched", Check.HOOKS, what, "klp_ops")
 
 
 def _patched_functions(guest: Guest) -> dict[int, int]:
@@ -85,7 +85,7 @@ def _kprobes(guest: Guest, code: Code, sample: Sample) -> None:
         for probe in chain(guest, first, 0, _LIMIT):
             address, handler = reader.words(guest, probe)
             what = f"a kprobe that calls {code.describe(handler)}"
-            sample.add(("kprobe", probe), Check.HOOKS, what, code.describe(address))
+            sample.add("kprobe", Check.HOOKS, what, code.describe(address))
     sample.examined += _PROBE_HEADS
 
 
@@ -108,4 +108,4 @@ def _tracepoints(guest: Guest, code: Code, trusted: HookTables, sample: Sample) 
             if not code.is_function(function):
                 name = guest.profile.symbols.describe(int(sites[row])).removesuffix("+0x0")
                 what = f"a tracepoint calls {code.describe(function)}, which is no certified function"
-                sample.add(("tracepoint", row, function), Check.HOOKS, what, name)
+                sample.add(("tracepoint", row), Check.HOOKS, what, name)
