@@ -97,15 +97,15 @@ class Attacked:
     def module(self, name: str) -> LoadedModule:
         return next(m for m in plausible(self.guest, set(listed(self.guest))) if m.name == name)
 
-    def page_entry(self, address: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """The last page table entry of a kernel address, to be changed in place."""
+    def page_entry(self, address: int, level: int = 1) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """The last page table entry of a kernel address, or that of a level above, to be changed in place."""
         space: AddressSpace = self.guest.space
         entry = np.array([space.root], np.uint64)
-        for level in range(space.levels, 0, -1):
-            index = address >> (12 + 9 * (level - 1)) & 511
+        for depth in range(space.levels, level - 1, -1):
+            index = address >> (12 + 9 * (depth - 1)) & 511
             frame = self.guest.memory.frames_of(entry & np.uint64(0x000F_FFFF_FFFF_F000))[0]
             entry = self.guest.memory.tables[frame, index : index + 1]
-            if level <= 3 and int(entry[0]) & LARGE:
+            if depth <= 3 and int(entry[0]) & LARGE:
                 break
         return entry
 
@@ -243,6 +243,21 @@ def test_text_that_is_mapped_elsewhere_or_made_writable_is_named(app: Attacked) 
     assert named(app.findings(), Check.EXECUTABLE_PAGES, "mapped elsewhere")
     entry[0] = np.uint64(before | 2)
     assert named(app.findings(), Check.EXECUTABLE_PAGES, "writable and executable")
+
+
+def test_the_last_page_of_the_text_is_compared_to_its_end(app: Attacked) -> None:
+    end = app.guest.symbol("_etext")
+    app.poke(-(-end // 4096) * 4096 - 1, b"\xc3")
+    assert named(app.findings(), Check.TEXT, "_etext+0x")
+
+
+def test_a_large_page_that_reaches_beyond_the_text_is_named(app: Attacked) -> None:
+    """Behind the text lies memory that the kernel gave back and hands out to whoever asks."""
+    end = app.guest.symbol("_etext")
+    entry = app.page_entry(end, level=2)
+    assert not int(entry[0]) & LARGE
+    entry[0] = np.uint64(app.guest.physical(end) & -(2 << 20) | int(entry[0]) & 0xFFF & ~2 | LARGE)
+    assert named(app.findings(), Check.EXECUTABLE_PAGES, "512 executable pages that belong to no certified code")
 
 
 def test_read_only_data_that_is_mapped_elsewhere_or_made_writable_is_named(app: Attacked) -> None:

@@ -14,6 +14,7 @@ from vinci.introspect.departing import departing
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.jit import explain_packs
+from vinci.introspect.kernel_text import text_end
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import MODULES_END, MODULES_START, listed, plausible
 from vinci.introspect.memory import PAGE_SIZE
@@ -66,8 +67,8 @@ def _ftrace(guest: Guest, runs: dict[int, int]) -> list[int]:
 
 def _kernel_text(guest: Guest, pages: Mappings, sample: Sample) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """The pages of the kernel's text, all where the text lies, which is looked at elsewhere."""
-    start, end = guest.symbol("_text"), guest.symbol("_etext")
-    inside = (pages.virtual >= np.uint64(start)) & (pages.virtual < np.uint64(end))
+    start, end = guest.symbol("_text"), guest.slid(text_end(guest.profile))
+    inside = _within(pages, start, end)
     moved = inside & (pages.physical - np.uint64(guest.physical_base) != pages.virtual - np.uint64(start))
     for first, size in _runs(pages, moved):
         what = f"{size // PAGE_SIZE} pages of the kernel's text are mapped elsewhere"
@@ -86,8 +87,15 @@ def _module_text(guest: Guest, pages: Mappings) -> np.ndarray[tuple[int], np.dty
         if module.initialising and MODULES_START <= module.init < MODULES_END:
             parts.append((module.init, file.init.text))
         for base, size in parts:
-            owned |= (pages.virtual >= np.uint64(base)) & (pages.virtual < np.uint64(base + size))
+            owned |= _within(pages, base, base + size)
     return owned
+
+
+def _within(pages: Mappings, start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """The pages that lie wholly in a range of whole pages; a large one that reaches beyond it does not."""
+    return (pages.virtual >= np.uint64(start)) & (
+        pages.virtual + pages.size <= np.uint64(-(-end // PAGE_SIZE) * PAGE_SIZE)
+    )
 
 
 def _runs(pages: Mappings, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, int]]:

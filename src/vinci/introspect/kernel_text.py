@@ -15,8 +15,9 @@ from blake3 import blake3
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.livepatch import Livepatch
-from vinci.introspect.memory import Bytes
+from vinci.introspect.memory import PAGE_SIZE, Bytes
 from vinci.introspect.paging import mappings
+from vinci.introspect.profile import Profile
 from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
 from vinci.introspect.sites import Allowed, Offsets, unexplained
 
@@ -26,10 +27,15 @@ _CONTEXT = 8
 """Differing bytes closer than that are one finding."""
 
 
+def text_end(profile: Profile) -> int:
+    """The link address at which executable pages of text end; the image holds zeros behind `_etext`."""
+    return -(-profile.symbols["_etext"] // PAGE_SIZE) * PAGE_SIZE
+
+
 def check_text(guest: Guest) -> CheckResult:
-    """Every byte from `_text` to `_etext`: relocated image, or a patch site with an allowed content."""
+    """Every byte of the text's pages: relocated image, or a patch site with an allowed content."""
     profile = guest.profile
-    start, end = profile.start, profile.symbols["_etext"]
+    start, end = profile.start, text_end(profile)
 
     def explain(seen: Bytes) -> Offsets:
         found = unexplained(seen, profile.relocated(start, end, guest.slide), profile.allowed)
