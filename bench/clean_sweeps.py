@@ -36,7 +36,7 @@ from vinci.introspect.findings import Finding, Look, Severity, Verdict, rests_on
 from vinci.introspect.hooks import HookTables  # noqa: E402
 from vinci.introspect.look import Subject, look  # noqa: E402
 from vinci.introspect.profile import Profile, ensure_profile  # noqa: E402
-from vinci.introspect.programs import PROGRAMS  # noqa: E402
+from vinci.introspect.programs import PROGRAMS, SANDBOXED  # noqa: E402
 from vinci.introspect.selinux import SelinuxWatch  # noqa: E402
 from vinci.node.introspection.sweep import CONFIRMATIONS  # noqa: E402
 from vinci.node.paths import images_directory  # noqa: E402
@@ -121,7 +121,7 @@ def boot(
         running.callback(lambda rig=rig: runner.run(rig.close()))
         seen.sh(f"modprobe -a {MODULES[kind]}")
         watch = SelinuxWatch([selinux]) if selinux else None
-        yield Watched(kind, seen, Subject(seen.guest, files, hooks, PROGRAMS[kind], watch))
+        yield Watched(kind, seen, Subject(seen.guest, files, hooks, PROGRAMS[kind], SANDBOXED[kind], watch))
 
 
 def sweep(watched: list[Watched], seconds: float) -> None:

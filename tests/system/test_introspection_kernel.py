@@ -413,6 +413,47 @@ def test_code_hidden_in_a_pack_of_compiled_programs_is_named(app: Attacked) -> N
     assert named(app.findings(), Check.EXECUTABLE_PAGES, f"{start:#x}+0x100000", "outside every program")
 
 
+def compiled(app: Attacked) -> int:
+    """Put a program of our own among the compiled ones; where its code begins."""
+    start = pack(app)
+    used = app.guest.read(start, 1 << 20).rstrip(b"\xcc")
+    at = start + -(-len(used) // 64) * 64
+    app.poke(at, struct.pack("<I", 64) + b"\xcc" * 12 + b"\x31\xc0\xc3")
+    return at + 16
+
+
+def programs_found(app: Attacked, sandboxed: frozenset[str] | None) -> list[Finding]:
+    """What a look says of the pack after the first one that saw it so."""
+    for clock in (lambda: 0.0, lambda: 10.0):
+        app.guest.passing.clock = clock
+        app.guest.begin()
+        found = check_executable_pages(app.guest, sandboxed).findings
+    return [finding for finding in found if "compiled BPF program" in finding.what]
+
+
+def test_a_compiled_program_that_no_filter_leads_to_is_named(app: Attacked) -> None:
+    compiled(app)
+    (found,) = programs_found(app, None)
+    assert found.severity is Severity.TAMPERED
+    assert "no filter leads to" in found.what
+
+
+def test_a_compiled_program_that_filters_a_process_is_shown(app: Attacked) -> None:
+    code, layout = compiled(app), app.guest.layout
+    filter_ = app.guest.symbol("__log_buf")
+    app.word(filter_ + layout.offset("seccomp_filter", "prev"), 0)
+    app.word(filter_ + layout.offset("seccomp_filter", "prog"), filter_ + 1024)
+    app.word(filter_ + 1024 + layout.offset("bpf_prog", "bpf_func"), code)
+    first = app.guest.u64(app.guest.symbol("init_task") + layout.offset("task_struct", "tasks"))
+    app.word(first - layout.offset("task_struct", "tasks") + layout.offset("task_struct", "seccomp.filter"), filter_)
+    for sandboxed, severity in (
+        (None, Severity.NOTE),
+        (frozenset({"/usr/bin/busybox"}), Severity.NOTE),  # the program of the first process
+        (frozenset({"/usr/sbin/sshd"}), Severity.TAMPERED),
+    ):
+        assert [finding.severity for finding in programs_found(app, sandboxed)] == [severity]
+
+
 def test_the_real_mode_trampoline_is_compared(app: Attacked) -> None:
     area = mappings(app.guest.memory, app.guest.space, 0xFF00_0000_0000_0000, 1 << 64, executable_only=True)
     (first,) = area.virtual[area.physical < np.uint64(1 << 20)].tolist()[:1]

@@ -31,7 +31,7 @@ from vinci.introspect.hooks import HookTables
 from vinci.introspect.look import CHECKS, CPU_SECONDS, OutOfTimeError, Subject, look, processor_time, sentence
 from vinci.introspect.memory import GuestMemory, parse_regions
 from vinci.introspect.profile import Profile, ensure_profile
-from vinci.introspect.programs import PROGRAMS
+from vinci.introspect.programs import PROGRAMS, SANDBOXED
 from vinci.introspect.protocol import MAX_REQUEST, Answer, Request, unpacked
 from vinci.introspect.registers import parse_registers
 from vinci.introspect.selinux import SelinuxWatch
@@ -95,7 +95,7 @@ class Checker:
                 if vm.subject is None:
                     guest = attach(vm.memory, request.registers, self._profile)
                     kind = VmKind(request.kind)
-                    vm.subject = Subject(guest, self._certified[kind], self._hooks, PROGRAMS[kind])
+                    vm.subject = Subject(guest, self._certified[kind], self._hooks, PROGRAMS[kind], SANDBOXED[kind])
         except (Exception, OutOfTimeError) as error:  # whatever a guest can provoke counts against it
             milliseconds = (time.perf_counter() - started) * 1000
             return (CheckResult(Check.PLACE, 0, milliseconds, error=sentence(error)),)

@@ -26,12 +26,17 @@ _KERNEL_HALF = {4: 0xFFFF_8000_0000_0000, 5: 0xFF00_0000_0000_0000}
 """By the levels of the page tables."""
 
 
-def check_executable_pages(guest: Guest) -> CheckResult:
-    """All executable mappings of the kernel half of `init_top_pgt`, which is that of every address space."""
-    return check_by_samples(Check.EXECUTABLE_PAGES, guest, lambda: _sample(guest))
+def check_executable_pages(guest: Guest, sandboxed: frozenset[str] | None = None) -> CheckResult:
+    """All executable mappings of the kernel half of `init_top_pgt`, which is that of every address space.
+
+    Args:
+        sandboxed: paths of the programs that may have compiled BPF filters of their system calls; None for every
+            program, and filters of sockets too.
+    """
+    return check_by_samples(Check.EXECUTABLE_PAGES, guest, lambda: _sample(guest, sandboxed))
 
 
-def _sample(guest: Guest) -> Sample:
+def _sample(guest: Guest, sandboxed: frozenset[str] | None) -> Sample:
     pages = mappings(
         guest.memory, guest.space, _KERNEL_HALF[guest.space.levels], 1 << 64, executable_only=True, max_tables=4096
     )
@@ -46,7 +51,7 @@ def _sample(guest: Guest) -> Sample:
             sample.add((start, what), Check.EXECUTABLE_PAGES, what_exactly, guest.describe(start))
     owned = _kernel_text(guest, pages, sample) | _module_text(guest, pages)
     runs = dict(_runs(pages, ~owned))
-    for start in (*explain_packs(guest, runs, sample), *real_mode(guest, runs), *_ftrace(guest, runs)):
+    for start in (*explain_packs(guest, runs, sample, sandboxed), *real_mode(guest, runs), *_ftrace(guest, runs)):
         runs.pop(start, None)
     for start in departing(guest, runs):
         runs.pop(start)

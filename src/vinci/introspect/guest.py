@@ -19,6 +19,7 @@ import numpy as np
 from vinci.introspect.btf import Layout
 from vinci.introspect.memory import PAGE_SIZE, Bytes, GuestMemory, Implausible, Unreadable
 from vinci.introspect.paging import AddressSpace, Mappings, translate
+from vinci.introspect.passing import Passing
 from vinci.introspect.profile import Profile
 from vinci.introspect.registers import Processor
 from vinci.introspect.symbols import KERNEL_BASE
@@ -76,6 +77,8 @@ class Guest:
     budget: Budget = field(default_factory=Budget)
     verified: dict[str, bytes] = field(default_factory=dict)
     """Digests of what was once explained byte by byte; while they stay the same it need not be explained again."""
+    passing: Passing = field(default_factory=Passing, init=False)
+    """What was seen in states that an honest guest is in for a moment only."""
     unsettled: Counter[Hashable] = field(default_factory=Counter, init=False)
     """For each check the looks running in which all samples found tampering, but never the same."""
     _tlb: dict[int, int] = field(default_factory=dict, init=False)
@@ -87,11 +90,15 @@ class Guest:
     def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:
         """Begin another look, or with the very same `processors` as the last time another check of the same look.
 
-        A new look forgets all translations and all that checks have shared. Every check has a new budget.
+        A new look forgets all translations and all that checks have shared. Every check has a new budget; with the
+        very same one it takes another sample.
         """
+        same_check = budget is not None and budget is self.budget
         self.budget = budget or Budget()
         if processors is not None and processors is self.processors:
             return
+        if not same_check:
+            self.passing.begin()
         self._tlb.clear()
         self._large.clear()
         self._places.clear()

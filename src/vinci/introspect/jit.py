@@ -14,11 +14,14 @@ from collections.abc import Iterator
 import numpy as np
 from blake3 import blake3
 
+from vinci.introspect.filters import filter_programs
 from vinci.introspect.findings import Check, Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.memory import Implausible
 from vinci.introspect.sampling import Sample
 
+FREED_SECONDS = 0.5
+"""So long a program may lie there without a filter that leads to it: it was just compiled, or waits to be freed."""
 KNOWN_PROGRAMS = {
     "aab2d5ba5219d217": "ptp_classifier_init: tells PTP packets, compiled at every boot",
 }
@@ -29,8 +32,12 @@ _INT3 = 0xCC
 _CALL = 0xE8
 
 
-def explain_packs(guest: Guest, runs: dict[int, int], sample: Sample) -> list[int]:
-    """Which of the runs of executable pages (size by start) are packs; what is wrong inside them becomes a finding."""
+def explain_packs(guest: Guest, runs: dict[int, int], sample: Sample, sandboxed: frozenset[str] | None) -> list[int]:
+    """Which of the runs of executable pages (size by start) are packs; what is wrong inside them becomes a finding.
+
+    Args:
+        sandboxed: the programs whose filters may be among them (`filter_programs`).
+    """
     explained = []
     for start in _packs(guest):
         size = runs.get(start)
@@ -40,7 +47,7 @@ def explain_packs(guest: Guest, runs: dict[int, int], sample: Sample) -> list[in
         sample.examined += 1
         content = guest.read(start, size)
         digest = blake3(content).digest()
-        if guest.verified.get(f"pack {start:x}") != digest and _explain(guest, start, content, sample):
+        if guest.verified.get(f"pack {start:x}") != digest and _explain(guest, start, content, sample, sandboxed):
             guest.verified[f"pack {start:x}"] = digest
     return explained
 
@@ -58,8 +65,12 @@ def _packs(guest: Guest) -> Iterator[int]:
     raise Implausible("the list of BPF packs does not end")
 
 
-def _explain(guest: Guest, start: int, content: bytes, sample: Sample) -> bool:
-    """Whether all programs of a pack are known ones, and nothing is between them."""
+def _explain(guest: Guest, start: int, content: bytes, sample: Sample, sandboxed: frozenset[str] | None) -> bool:
+    """Whether all programs of a pack are known ones, and nothing is between them.
+
+    An unknown one is a note when a filter leads to it: of what a compiled program does nothing can be said.
+    """
+    filters: set[int] | None = None
     clean = True
     for offset, size in programs(content):
         where = f"BPF pack {start:#x}+{offset:#x}"
@@ -70,8 +81,12 @@ def _explain(guest: Guest, start: int, content: bytes, sample: Sample) -> bool:
         address = start + content.index(code, offset + 4)
         digest = hashlib.sha256(normalised(guest, code, address)).hexdigest()[:16]
         if digest not in KNOWN_PROGRAMS:
+            filters = filter_programs(guest, sandboxed) if filters is None else filters
             what = f"a compiled BPF program of {len(code)} bytes that is not known ({digest})"
-            sample.add((start, offset, digest), Check.EXECUTABLE_PAGES, what, where, Severity.NOTE)
+            severity = Severity.NOTE
+            if address not in filters and guest.passing.lasts((start, offset, digest), seconds=FREED_SECONDS):
+                what, severity = f"{what} and that no filter leads to", Severity.TAMPERED
+            sample.add((start, offset, severity), Check.EXECUTABLE_PAGES, what, where, severity)
             clean = False
     return clean
 

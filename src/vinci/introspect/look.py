@@ -40,6 +40,8 @@ class Subject:
     """What the image of its kernel says of hooks."""
     programs: frozenset[str] | None = None
     """Paths of the programs that may run; None for every program of the image."""
+    sandboxed: frozenset[str] | None = None
+    """Paths of the programs that may filter their own system calls; None for every one, and for filters of sockets."""
     selinux: SelinuxWatch | None = None
     """Of a VM that was given a policy."""
     policies: tuple[str, ...] = ()
@@ -59,7 +61,7 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.TEXT, lambda subject: check_text(subject.guest)),
     (Check.RODATA, lambda subject: check_rodata(subject.guest)),
     (Check.ADDRESS_SPACES, lambda subject: check_address_spaces(subject.guest)),
-    (Check.EXECUTABLE_PAGES, lambda subject: check_executable_pages(subject.guest)),
+    (Check.EXECUTABLE_PAGES, lambda subject: check_executable_pages(subject.guest, subject.sandboxed)),
     (Check.MODULES, lambda subject: check_modules(subject.guest)),
     (Check.HOOKS, lambda subject: check_hooks(subject.guest, subject.hooks)),
     (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified, subject.programs)),

@@ -9,13 +9,13 @@ from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest, printable, struct_reader
 from vinci.introspect.hooks.chains import check_calls, netfilter_calls
-from vinci.introspect.lists import Broken, chain, list_entries, xarray_entries
+from vinci.introspect.lists import chain, list_entries, xarray_entries
 from vinci.introspect.memory import Implausible
+from vinci.introspect.open_files import open_sockets
 from vinci.introspect.sampling import Sample, check_by_samples
-from vinci.introspect.tasks import TaskReader, in_pid_table, listed
+from vinci.introspect.tasks import TaskReader
 
 _LIMIT = 4096
-_MAX_FILES = 1 << 16
 _HASH_LISTS = 16
 """PTYPE_HASH_SIZE."""
 _IFF_PROMISC, _IFF_ALLMULTI = 0x100, 0x200
@@ -147,37 +147,23 @@ def _programs(guest: Guest, sample: Sample) -> None:
 
 def _open_sockets(guest: Guest, sample: Sample) -> None:
     """Packet and raw sockets among the processes' open files: this names who has them."""
-    layout = guest.layout
     reader = TaskReader(guest)
-    files_at, table_at = layout.offset("task_struct", "files"), layout.offset("files_struct", "fdt")
-    table = struct_reader(layout, "fdtable", "max_fds", "fd")
-    file = struct_reader(layout, "file", "f_op", "private_data")
-    socket = struct_reader(layout, "socket", "type", "ops")
-    operations, packet = guest.symbol("socket_file_ops"), guest.symbol("packet_ops")
-    legacy = guest.symbol("packet_ops_spkt")
-    seen: set[int] = set()
-    for address in listed(guest) | in_pid_table(guest):
+    socket = struct_reader(guest.layout, "socket", "type", "ops")
+    packet, legacy, raw = (guest.symbol(name) for name in ("packet_ops", "packet_ops_spkt", "inet_sockraw_ops"))
+
+    def broken(task: int, files: int, problem: Implausible) -> None:
+        what = f"a process's table of files cannot be followed: {problem}"
+        sample.add(("files", task, files), Check.NETWORK, what, f"{task:#x}")
+
+    for one in open_sockets(guest, broken):
+        sample.examined += 1
         try:
-            files = guest.u64(address + files_at)
-            if not files or files in seen:
-                continue
-            seen.add(files)
-            count, array = table.words(guest, guest.u64(files + table_at))
-            if count > _MAX_FILES:
-                raise Broken(f"a process with {count} files")
-            for number, open_file in enumerate(struct.unpack(f"<{count}Q", guest.read(array, 8 * count))):
-                if not open_file:
-                    continue
-                kind, data = file.words(guest, open_file)
-                sample.examined += 1
-                if kind != operations:
-                    continue
-                type_, ops = socket.words(guest, data)
-                where = f"{reader.read(address).where} file {number}"
-                if ops in (packet, legacy) or type_ & 0xFFFF == _SOCK_PACKET:
-                    sample.add(("socket", open_file), Check.NETWORK, "a packet socket, held open", where)
-                elif type_ & 0xFFFF == _SOCK_RAW and ops == guest.symbol("inet_sockraw_ops"):
-                    what = "a raw socket: it reads what comes for this VM"
-                    sample.add(("socket", open_file), Check.NETWORK, what, where, Severity.NOTE)
+            type_, ops = socket.words(guest, one.socket)
+            where = f"{reader.read(one.task).where} file {one.number}"
         except Implausible:
             continue  # the process ends just now; the processes' check says when it cannot be read for long
+        if ops in (packet, legacy) or type_ & 0xFFFF == _SOCK_PACKET:
+            sample.add(("socket", one.file), Check.NETWORK, "a packet socket, held open", where)
+        elif type_ & 0xFFFF == _SOCK_RAW and ops == raw:
+            what = "a raw socket: it reads what comes for this VM"
+            sample.add(("socket", one.file), Check.NETWORK, what, where, Severity.NOTE)

@@ -31,6 +31,13 @@ _FILE_SERVICE = {
 }
 _FIREWALL = {"/usr/bin/setpriv"}
 
+SANDBOXED: dict[VmKind, frozenset[str] | None] = {
+    VmKind.APP: None,
+    VmKind.FS: frozenset({"/usr/sbin/sshd"}),
+    VmKind.FW: frozenset({"/usr/sbin/sshd"}),
+}
+"""Paths of programs that filter their own system calls by BPF; None for every program, and for filters of sockets."""
+
 PROGRAMS: dict[VmKind, frozenset[str] | None] = {
     VmKind.APP: None,
     VmKind.FS: frozenset(_OWN | _LOOKING_AROUND | _FILE_SERVICE),
