@@ -8,39 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
 import os
 import random
 import struct
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from seen_vm import Seen, boot_seen, monitor
+from attacked import CHECKS, Attacked, halted, now, private
+from seen_vm import Seen, boot_seen
 
 from vinci.images.build import ensure_images
 from vinci.images.spec import SPEC
-from vinci.introspect.address_spaces import check_address_spaces
-from vinci.introspect.attach import AddressSpace, anchors
+from vinci.introspect.attach import anchors
 from vinci.introspect.executable import check_executable_pages
 from vinci.introspect.findings import Check, Finding, Severity
 from vinci.introspect.guest import Guest
-from vinci.introspect.kernel_text import check_rodata, check_text
+from vinci.introspect.kernel_text import check_rodata
 from vinci.introspect.livepatch import Livepatch
-from vinci.introspect.loaded import LoadedModule, in_tree, listed, plausible
-from vinci.introspect.memory import GuestMemory, Implausible
-from vinci.introspect.modules import check_modules
+from vinci.introspect.loaded import LoadedModule, in_tree, listed
+from vinci.introspect.memory import Implausible
 from vinci.introspect.paging import LARGE, NO_EXECUTE, mappings
-from vinci.introspect.place import check_place
 from vinci.introspect.profile import Profile, ensure_profile
-from vinci.introspect.registers import CR0_WP, CR4_SMEP, EFER_NXE, Processor, parse_registers
+from vinci.introspect.registers import CR0_WP, CR4_SMEP, EFER_NXE
 from vinci.introspect.sites import CALL, JMP, NOPS, branch, pairs
 from vinci.node.introspection.sweep import CONFIRMATIONS
 
-CHECKS = (check_place, check_text, check_rodata, check_address_spaces, check_executable_pages, check_modules)
 LOOKS = 60
 FUZZED = 60
 LIVEPATCH = (
@@ -68,72 +64,6 @@ def machines(profile: Profile) -> Iterator[dict[str, Seen]]:
             seen[kind].sh(f"modprobe -a {' '.join(root.modules)}")
         seen["FS"].sh(LIVEPATCH)
         yield seen
-
-
-@dataclass
-class Attacked:
-    """A guest over a private copy of a VM's memory."""
-
-    guest: Guest
-    ram: mmap.mmap
-
-    def poke(self, address: int, content: bytes) -> bytes:
-        """Change what is at a kernel address; what was there."""
-        before = self.guest.read(address, len(content))
-        for number, byte in enumerate(content):
-            self.guest.memory.view(self.guest.physical(address + number), 1)[0] = byte
-        return before
-
-    def word(self, address: int, value: int) -> None:
-        self.poke(address, struct.pack("<Q", value & 0xFFFF_FFFF_FFFF_FFFF))
-
-    def findings(self) -> list[Finding]:
-        found: list[Finding] = []
-        for check in CHECKS:
-            self.guest.begin()
-            found += check(self.guest).findings
-        return found
-
-    def module(self, name: str) -> LoadedModule:
-        return next(m for m in plausible(self.guest, set(listed(self.guest))) if m.name == name)
-
-    def page_entry(self, address: int, level: int = 1) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """The last page table entry of a kernel address, or that of a level above, to be changed in place."""
-        space: AddressSpace = self.guest.space
-        entry = np.array([space.root], np.uint64)
-        for depth in range(space.levels, level - 1, -1):
-            index = address >> (12 + 9 * (depth - 1)) & 511
-            frame = self.guest.memory.frames_of(entry & np.uint64(0x000F_FFFF_FFFF_F000))[0]
-            entry = self.guest.memory.tables[frame, index : index + 1]
-            if depth <= 3 and int(entry[0]) & LARGE:
-                break
-        return entry
-
-
-def now(seen: Seen) -> tuple[Processor, ...]:
-    """The processors as they are now."""
-    return parse_registers(seen.registers())
-
-
-def private(seen: Seen) -> Attacked:
-    with (seen.machine.console.parent / "ram").open("rb") as file:
-        ram = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    memory = GuestMemory(ram, seen.guest.memory.regions)
-    processors, verified = now(seen), dict(seen.guest.verified)
-    guest = replace(seen.guest, memory=memory, processors=processors, verified=verified)
-    guest.begin()
-    return Attacked(guest, ram)
-
-
-@contextlib.contextmanager
-def halted(seen: Seen) -> Iterator[None]:
-    """While it does not run it changes nothing that the test has not changed."""
-    path = seen.machine.console.parent / "qmp"
-    seen.runner.run(monitor(path, "stop"))
-    try:
-        yield
-    finally:
-        seen.runner.run(monitor(path, "cont"))
 
 
 @pytest.fixture

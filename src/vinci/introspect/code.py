@@ -19,13 +19,15 @@ from vinci.introspect.memory import Implausible, Words
 class ModuleSpan:
     """A certified module as it is loaded: its name, and the virtual addresses of its text and of its data.
 
-    `functions` are the offsets from the start of its text at which its functions begin, ascending.
+    `functions` are the offsets from the start of its text at which its functions begin, ascending. Its read-only data
+    ends at `constants_end`; 0 when it has none that is known.
     """
 
     name: str
     text: tuple[int, int]
     data: tuple[int, int]
     functions: tuple[int, ...]
+    constants_end: int = 0
 
 
 def loaded_modules(guest: Guest) -> tuple[list[ModuleSpan], list[ModuleSpan]]:
@@ -45,7 +47,8 @@ def loaded_modules(guest: Guest) -> tuple[list[ModuleSpan], list[ModuleSpan]]:
             others.append(ModuleSpan(module.name, (module.base, end), (end, module.base + module.size), ()))
         else:
             data = (end, module.base + file.core.size)
-            certified.append(ModuleSpan(module.name, (module.base, end), data, file.functions))
+            constants = module.base + file.core.read_only
+            certified.append(ModuleSpan(module.name, (module.base, end), data, file.functions, constants))
     return certified, others
 
 
@@ -61,6 +64,8 @@ class Code:
         read_only = (guest.symbol("__start_rodata"), guest.symbol("__end_rodata"))
         data = (guest.symbol("_sdata"), guest.symbol("_edata"))
         self._data = (read_only, data, *(module.data for module in self.modules))
+        own = ((module.data[0], module.constants_end) for module in self.modules)
+        self._constants = (read_only, *(span for span in own if span[0] < span[1]))
 
     @classmethod
     def of(cls, guest: Guest) -> Code:
@@ -90,16 +95,20 @@ class Code:
 
     def are_data(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address lies in the data of the kernel's image or of a certified module."""
-        starts, ends = self._spans
-        at = np.searchsorted(starts, addresses, "right") - 1
-        inside: npt.NDArray[np.bool_] = (at >= 0) & (addresses < ends[at])
-        return inside
+        return _are_within(addresses, self._spans)
+
+    def are_constant(self, addresses: Words) -> npt.NDArray[np.bool_]:
+        """Whether each address lies in such data that is read-only, which is compared elsewhere."""
+        return _are_within(addresses, self._constant_spans)
 
     @cached_property
-    def _spans(self) -> tuple[Words, Words]:
-        """Starts and ends of all data, ascending."""
-        spans = np.array(sorted(self._data), np.uint64)
-        return spans[:, 0], spans[:, 1]
+    def _spans(self) -> Words:
+        """Start and end of all data, ascending."""
+        return np.array(sorted(self._data), np.uint64)
+
+    @cached_property
+    def _constant_spans(self) -> Words:
+        return np.array(sorted(self._constants), np.uint64)
 
     def is_data(self, address: int) -> bool:
         """Whether the address lies in the data of the kernel's image or of a certified module."""
@@ -112,6 +121,13 @@ class Code:
                 foreign = " (a module that is not certified)" if module in self._others else ""
                 return f"{module.name}+{address - module.text[0]:#x}{foreign}"
         return self.guest.describe(address)
+
+
+def _are_within(addresses: Words, spans: Words) -> npt.NDArray[np.bool_]:
+    """Whether each address lies in one of the spans, of which each row is a start and an end; they ascend."""
+    at = np.searchsorted(spans[:, 0], addresses, "right") - 1
+    inside: npt.NDArray[np.bool_] = (at >= 0) & (addresses < spans[at, 1])
+    return inside
 
 
 def _are_among(addresses: Words, known: Words) -> npt.NDArray[np.bool_]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest, printable, struct_reader
 from vinci.introspect.hooks.chains import check_calls, netfilter_calls
+from vinci.introspect.hooks.tables import foreign_functions
 from vinci.introspect.lists import chain, list_entries, xarray_entries
 from vinci.introspect.memory import Implausible
 from vinci.introspect.open_files import open_sockets
@@ -21,6 +24,13 @@ _HASH_LISTS = 16
 _IFF_PROMISC, _IFF_ALLMULTI = 0x100, 0x200
 _SOCK_RAW, _SOCK_PACKET = 3, 10
 _XDP_MODES = 3
+_OPERATIONS = {
+    "netdev_ops": "net_device_ops",
+    "ethtool_ops": "ethtool_ops",
+    "header_ops": "header_ops",
+    "rtnl_link_ops": "rtnl_link_ops",
+}
+"""A card's pointers to tables of functions, and the struct that each leads to."""
 _PROGRAM_TABLES = {"prog_idr": "program", "link_idr": "link", "map_idr": "map"}
 
 
@@ -119,11 +129,15 @@ def _devices(guest: Guest, code: Code, sample: Sample, handlers: _Handlers) -> N
 
 def _operations(guest: Guest, code: Code, sample: Sample, device: int, name: str) -> None:
     layout = guest.layout
-    for table in ("netdev_ops", "ethtool_ops", "header_ops", "rtnl_link_ops"):
+    for table, kind in _OPERATIONS.items():
         address = guest.u64(device + layout.offset("net_device", table))
         if address and not code.is_data(address):
             what = f"operations of a network card ({table}) lie at {code.describe(address)}, in no certified data"
             sample.add(("operations", device, table), Check.NETWORK, what, name)
+        elif address:
+            for member in foreign_functions(guest, code, kind, np.array([address], np.uint64)).values():
+                what = f"operations of a network card ({table}): {member}"
+                sample.add(("operations", device, table), Check.NETWORK, what, name)
     for hook in ("nf_hooks_ingress", "nf_hooks_egress"):
         entries = guest.u64(device + layout.offset("net_device", hook))
         if entries:

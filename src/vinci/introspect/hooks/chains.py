@@ -14,6 +14,7 @@ import numpy as np
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
 from vinci.introspect.guest import Guest, StructReader, struct_reader
+from vinci.introspect.hooks.tables import foreign_functions
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.lists import Broken, chain, list_entries
 from vinci.introspect.sampling import Sample
@@ -73,13 +74,13 @@ _REGISTERED_LISTS = (
 )
 """Lists of objects that are part of the image or of a module: symbol of the list, struct, its link."""
 _REGISTERED_TABLES = (
-    ("inet_protos", 256),
-    ("inet6_protos", 256),
-    ("net_families", 46),
-    ("sock_diag_handlers", 46),
-    ("tty_ldiscs", 31),
+    ("inet_protos", 256, "net_protocol"),
+    ("inet6_protos", 256, "inet6_protocol"),
+    ("net_families", 46, "net_proto_family"),
+    ("sock_diag_handlers", 46, "sock_diag_handler"),
+    ("tty_ldiscs", 31, "tty_ldisc_ops"),
 )
-"""Arrays of pointers to such objects: symbol, length."""
+"""Arrays of pointers to such objects: symbol, length, struct."""
 _FAMILIES = (("hooks_ipv4", 5), ("hooks_ipv6", 5), ("hooks_arp", 3), ("hooks_bridge", 5))
 _MAX_NETFILTER_HOOKS = 1024
 Call = tuple[int, str, int]
@@ -99,13 +100,13 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     for name, kind, link in _REGISTERED_LISTS:
         at = guest.layout.offset(kind, link)
         for entry in list_entries(guest, guest.symbol(name), _LIMIT):
-            _registered(code, sample, name, entry - at)
+            _registered(code, sample, name, kind, entry - at)
     for entry in chain(guest, guest.u64(guest.symbol("file_systems")), _next_file_system(guest), _LIMIT):
-        _registered(code, sample, "file_systems", entry)
-    for name, length in _REGISTERED_TABLES:
+        _registered(code, sample, "file_systems", "file_system_type", entry)
+    for name, length, kind in _REGISTERED_TABLES:
         for entry in struct.unpack(f"<{length}Q", guest.read(guest.symbol(name), 8 * length)):
             if entry:
-                _registered(code, sample, name, entry)
+                _registered(code, sample, name, kind, entry)
     _netfilter(guest, calls)
     check_calls(code, calls, sample, Check.HOOKS)
 
@@ -114,11 +115,13 @@ def _next_file_system(guest: Guest) -> int:
     return guest.layout.offset("file_system_type", "next")
 
 
-def _registered(code: Code, sample: Sample, name: str, address: int) -> None:
+def _registered(code: Code, sample: Sample, name: str, kind: str, address: int) -> None:
     sample.examined += 1
     if not code.is_data(address):
         what = f"registered in {name} is something that is in no certified data"
         sample.add(("registered", name), Check.HOOKS, what, code.describe(address))
+    for member in foreign_functions(code.guest, code, kind, np.array([address], np.uint64)).values():
+        sample.add(("registered", name), Check.HOOKS, f"registered in {name}: {member}", code.describe(address))
 
 
 def _notifiers(guest: Guest, reader: StructReader, name: str, first: int, calls: list[Call]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
 from vinci.introspect.guest import Guest
+from vinci.introspect.hooks.tables import foreign_functions
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import list_entries
@@ -52,6 +53,18 @@ _KINDS = (
     _Kind("proc_dir_entry_cache", "proc_dir_entry", ("seq_ops",), or_function=True),
     _Kind("vm_area_cachep", "vm_area_struct", ("vm_ops",)),
 )
+_TABLES = {
+    "i_op": "inode_operations",
+    "i_fop": "file_operations",
+    "f_op": "file_operations",
+    "proc_iops": "inode_operations",
+    "proc_ops": "proc_ops",
+    "proc_dops": "dentry_operations",
+    "seq_ops": "seq_operations",
+    "vm_ops": "vm_operations_struct",
+    "s_op": "super_operations",
+}
+"""The struct that each of these pointers leads to."""
 
 
 def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
@@ -68,6 +81,10 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
             wrong = np.flatnonzero(~code.are_data(tables) & (tables != 0))
             if kind.or_function:
                 wrong = wrong[~code.are_functions(tables[wrong])]
+            foreign = foreign_functions(guest, code, _TABLES[pointer], np.unique(tables[code.are_data(tables)]))
+            for table, member in foreign.items():
+                what = f"operations of a {kind.struct} ({pointer}): {member}"
+                sample.add(("table", kind.struct, pointer), Check.HOOKS, what, f"table at {code.describe(table)}")
             for row in wrong.tolist():
                 address, table = int(objects[row]), int(tables[row])
                 if not _can_be_used(guest, table):
@@ -99,11 +116,16 @@ def _super_blocks(guest: Guest, code: Code, sample: Sample) -> None:
     for entry in list_entries(guest, guest.symbol("super_blocks"), _MAX_SUPER_BLOCKS):
         sample.examined += 1
         block = entry - link
-        tables = [guest.u64(block + operations)]
+        tables = {"s_op": guest.u64(block + operations)}
         if top := guest.u64(block + root):
             node = guest.u64(top + inode)
-            tables += [guest.u64(node + layout.offset("inode", name)) for name in _INODE]
-        for table in tables:
+            tables |= {name: guest.u64(node + layout.offset("inode", name)) for name in _INODE}
+        for name, table in tables.items():
+            what = ""
             if table and not code.is_data(table):
                 what = f"operations of a file system's root lie at {code.describe(table)}, in no certified data"
+            elif table:
+                foreign = foreign_functions(guest, code, _TABLES[name], np.array([table], np.uint64))
+                what = f"operations of a file system's root: {foreign[table]}" if foreign else ""
+            if what:
                 sample.add(("root", block), Check.HOOKS, what, f"super_block at {block:#x}")
