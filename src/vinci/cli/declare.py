@@ -167,16 +167,17 @@ def up(
     file: File,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="open new ways down without asking (for scripts)")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make the infrastructure what the file says. A second run changes nothing and says so.
 
     A file by which information gets down unexplained, or whose expectations fail, is refused (exit status 1). A change
     that opens a new way from a higher label to a lower one is shown, and has to be confirmed.
     """
-    run(_up(file, quiet, yes))
+    run(_up(file, quiet or as_json, yes, as_json))
 
 
-async def _up(file: Path, quiet: bool, yes: bool) -> int:
+async def _up(file: Path, quiet: bool, yes: bool, as_json: bool) -> int:
     text = _read(file)
     declaration = _parsed(text, file)
     proof = prove(declaration)
@@ -196,11 +197,16 @@ async def _up(file: Path, quiet: bool, yes: bool) -> int:
     with steps(quiet) as display:
         result = await _follow(paths, "/v1/up", display, data=text, params={"path": str(file.resolve())})
     changes = result.get("changes", [])
-    for change in changes:
-        console.print(change, markup=False, highlight=False)
+    name = declaration.infrastructure.name
+    if as_json:
+        print_json({"name": name, "node": node, "changes": changes, "failed": result.get("failed", [])})
+    else:
+        for change in changes:
+            console.print(change, markup=False, highlight=False)
     if result.get("failed"):
         raise Failure("not everything is up:\n" + "\n".join(result["failed"]), Status.FAILED)
-    name = declaration.infrastructure.name
+    if as_json:
+        return Status.DONE
     console.print(f"{name} is up" if changes else f"{name} is up: nothing changed", highlight=False)
     return Status.DONE
 
@@ -262,18 +268,24 @@ async def _follow(paths: NodePaths, path: str, display: Steps, **options: object
     raise Failure(f"the agent broke off: see {paths.log}", Status.FAILED)
 
 
-def down(node: Annotated[str | None, typer.Option(help="the node's name")] = None) -> None:
+def down(
+    node: Annotated[str | None, typer.Option(help="the node's name")] = None,
+    as_json: Json = False,
+) -> None:
     """Stop every VM and remove the networks. Disks, passwords and keys stay."""
-    run(_down(node))
+    run(_down(node, as_json))
 
 
-async def _down(node: str | None) -> int:
+async def _down(node: str | None, as_json: bool) -> int:
     paths = node_paths(node)
-    with steps() as display:
+    with steps(quiet=as_json) as display:
         result = await _follow(paths, "/v1/down", display)
+    if as_json:
+        print_json({"node": paths.node, "changes": result.get("changes", []), "failed": result.get("failed", [])})
     if result.get("failed"):
         raise Failure("not everything is down:\n" + "\n".join(result["failed"]), Status.FAILED)
     while paths.api_socket.exists():
         await asyncio.sleep(0.05)
-    console.print("everything is down")
+    if not as_json:
+        console.print("everything is down")
     return Status.DONE

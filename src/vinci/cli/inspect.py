@@ -118,15 +118,19 @@ def release(
     vm: Annotated[str, typer.Argument(help="a VM that was found compromised", show_default=False)],
     reason: Annotated[str, typer.Option(help="why it may be trusted again; recorded", show_default=False)],
     node: Node = None,
+    as_json: Json = False,
 ) -> None:
     """End a VM's quarantine, stop or alert. Only after a whole clean look, made now; recorded with your name."""
-    run(_release(vm, reason, node))
+    run(_release(vm, reason, node, as_json))
 
 
-async def _release(vm: str, reason: str, node: str | None) -> int:
+async def _release(vm: str, reason: str, node: str | None, as_json: bool) -> int:
     if not reason.strip():
         raise Failure("say why with --reason: the audit has to tell", Status.USAGE)
     answer = await post(node_paths(node), "/v1/release", {"vm": vm, "reason": reason.strip()})
+    if as_json:
+        print_json({"vm": vm, **answer})
+        return Status.DONE if answer["released"] else Status.DOES_NOT_HOLD
     if not answer["released"]:
         raise Failure(str(answer["reason"]), Status.DOES_NOT_HOLD)
     _say(f"VM {vm} is released")

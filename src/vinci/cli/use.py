@@ -12,7 +12,7 @@ import typer
 
 from vinci.cli.client import node_paths, post
 from vinci.cli.failure import Failure, Status
-from vinci.cli.output import console, error_console, run
+from vinci.cli.output import console, error_console, print_json, run
 from vinci.cli.terminal import converse, terminal_of
 
 MAX_PASSWORD = 1024
@@ -92,18 +92,22 @@ def _exit_of(end: dict[str, Any]) -> int:
 def passwd(
     user: Annotated[str, typer.Argument(help="a user of the infrastructure file", show_default=False)],
     node: Node = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:
     """Set a user's password. In scripts it is the first line of standard input."""
-    run(_passwd(user, node))
+    run(_passwd(user, node, as_json))
 
 
-async def _passwd(user: str, node: str | None) -> int:
+async def _passwd(user: str, node: str | None, as_json: bool) -> int:
     paths = node_paths(node)
     password = _read_password(f"New password of {user}: ")
     if sys.stdin.isatty() and getpass.getpass("Again: ") != password:
         raise Failure("the passwords differ: nothing changed", Status.USAGE)
     if len(password) < 8:
         raise Failure("a password has at least 8 characters: nothing changed", Status.USAGE)
-    await post(paths, "/v1/password", {"user": user, "password": password})
+    answer = await post(paths, "/v1/password", {"user": user, "password": password})
+    if as_json:
+        print_json(answer)
+        return Status.DONE
     (error_console if not sys.stdout.isatty() else console).print(f"the password of {user} is set", highlight=False)
     return Status.DONE
