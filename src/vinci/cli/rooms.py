@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "verify": ("observe", "Try from inside the VMs whether what is enforced is what was declared."),
     "audit": ("observe", "Denied packets, file accesses and logins, and every change: what happened and why."),
     "console": ("observe", "The last lines that a VM printed on its serial console."),
+    "metrics": ("metrics", "Print VM states, trust, memory, sessions and denials for Prometheus."),
     "inspect": ("inspect", "Look at a VM from outside now: what was checked, what was found."),
     "release": ("inspect", "End a VM's quarantine, stop or alert."),
     "shell": ("shell", "Look into a running VM's kernel with drgn."),

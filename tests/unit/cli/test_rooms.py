@@ -58,6 +58,7 @@ def test_each_command_is_listed_and_has_help_of_its_own(name: str) -> None:
         ["--help"],
         ["status"],
         ["audit", "--json"],
+        ["metrics"],
         ["exec", "doctors-1", "--", "id"],
         ["login", "sally"],
         ["console", "x"],
