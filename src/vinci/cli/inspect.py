@@ -10,6 +10,7 @@ import typer
 
 from vinci.cli.client import node_paths, post
 from vinci.cli.failure import Failure, Status
+from vinci.cli.names import vms
 from vinci.cli.output import console, print_json, print_table, run
 
 Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
@@ -25,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    vm: Annotated[str | None, typer.Argument(help="a VM's name; without it, all that run", show_default=False)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(help="a VM's name; without it, all that run", show_default=False, autocompletion=vms)
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="keep memory, registers and findings in this new directory", show_default=False)
     ] = None,
@@ -115,7 +118,7 @@ def _say(text: str, style: str | None = None) -> None:
 
 
 def release(
-    vm: Annotated[str, typer.Argument(help="a VM that was found compromised", show_default=False)],
+    vm: Annotated[str, typer.Argument(help="a VM that was found compromised", show_default=False, autocompletion=vms)],
     reason: Annotated[str, typer.Option(help="why it may be trusted again; recorded", show_default=False)],
     node: Node = None,
     as_json: Json = False,

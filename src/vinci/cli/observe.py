@@ -13,6 +13,7 @@ import typer
 
 from vinci.cli.client import get, lines, node_paths
 from vinci.cli.failure import Failure, Status, reason_of
+from vinci.cli.names import vms
 from vinci.cli.output import console, print_json, print_table, run, steps
 from vinci.node.printable import printable
 
@@ -189,7 +190,7 @@ async def _audit(node: str | None, follow: bool, since: int, as_json: bool) -> i
 
 
 def console_of(
-    vm: Annotated[str, typer.Argument(help="a VM's name, see `vinci status`", show_default=False)],
+    vm: Annotated[str, typer.Argument(help="a VM's name, see `vinci status`", show_default=False, autocompletion=vms)],
     node: Node = None,
     as_json: Json = False,
 ) -> None:

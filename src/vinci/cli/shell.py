@@ -15,6 +15,7 @@ import typer
 from vinci.cli.attachment import images_of, open_memory
 from vinci.cli.client import node_paths, post
 from vinci.cli.failure import Failure, Status
+from vinci.cli.names import vms
 from vinci.node.paths import images_directory
 
 Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
@@ -29,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def shell(
-    vm: Annotated[str | None, typer.Argument(help="a VM's name, see `vinci status`", show_default=False)] = None,
+    vm: Annotated[
+        str | None, typer.Argument(help="a VM's name, see `vinci status`", show_default=False, autocompletion=vms)
+    ] = None,
     code: Annotated[str | None, typer.Option("-c", help="run this instead of a shell", show_default=False)] = None,
     saved: Annotated[
         Path | None, typer.Option(help="look into evidence that was saved, not into a VM", show_default=False)

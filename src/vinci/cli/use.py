@@ -12,6 +12,7 @@ import typer
 
 from vinci.cli.client import node_paths, post
 from vinci.cli.failure import Failure, Status
+from vinci.cli.names import users, vms
 from vinci.cli.output import console, error_console, print_json, run
 from vinci.cli.terminal import converse, terminal_of
 
@@ -28,7 +29,9 @@ def register(app: typer.Typer) -> None:
 
 
 def login(
-    user: Annotated[str, typer.Argument(help="a user of the infrastructure file", show_default=False)],
+    user: Annotated[
+        str, typer.Argument(help="a user of the infrastructure file", show_default=False, autocompletion=users)
+    ],
     command: Command = None,
     community: Annotated[str | None, typer.Option(help="the community to enter")] = None,
     node: Node = None,
@@ -70,7 +73,7 @@ def _read_password(prompt: str) -> str:
 
 
 def execute(
-    vm: Annotated[str, typer.Argument(help="a VM's name, see `vinci status`", show_default=False)],
+    vm: Annotated[str, typer.Argument(help="a VM's name, see `vinci status`", show_default=False, autocompletion=vms)],
     command: Command = None,
     node: Node = None,
 ) -> None:
@@ -90,7 +93,9 @@ def _exit_of(end: dict[str, Any]) -> int:
 
 
 def passwd(
-    user: Annotated[str, typer.Argument(help="a user of the infrastructure file", show_default=False)],
+    user: Annotated[
+        str, typer.Argument(help="a user of the infrastructure file", show_default=False, autocompletion=users)
+    ],
     node: Node = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
 ) -> None:

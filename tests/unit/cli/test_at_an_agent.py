@@ -13,9 +13,11 @@ from typing import cast
 import pytest
 from running_agent import NOBODY, Running, running_agent
 from test_reason import HOSPITAL, LEAK, vinci
+from typer.testing import CliRunner
 
 from vinci.cli import declare
 from vinci.cli.failure import Status
+from vinci.cli.main import app
 from vinci.model.problems import DeclarationError
 from vinci.node.agent import Agent
 from vinci.node.audit import Event
@@ -112,6 +114,30 @@ def test_a_share_that_was_dropped_comes_back_lower(
     status, output = up(agent, lowered(hospital), monkeypatch, tmp_path)
     assert status == Status.DOES_NOT_HOLD
     assert "contents of share billing are relabelled from restricted {patients, finance} to" in output
+
+
+def completed(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
+    """What bash offers after a command line."""
+    monkeypatch.setenv("_VINCI_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    return CliRunner().invoke(app, [], prog_name="vinci").output.split()
+
+
+def test_a_shell_completes_users_and_vms(agent: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completed(monkeypatch, "vinci login s") == [], "nothing is in force"
+    agent.accept(HOSPITAL.read_text())
+    assert completed(monkeypatch, "vinci login s") == ["sally"]
+    assert completed(monkeypatch, "vinci passwd an") == ["anna"]
+    assert completed(monkeypatch, "vinci login --node n2 s") == [], "another node"
+    assert completed(monkeypatch, "vinci pas") == ["passwd"]
+
+    async def status(*_: object) -> dict[str, object]:
+        return {"vms": [{"name": "doctors-1"}, {"name": "doctors-fw"}, {"name": "files"}]}
+
+    monkeypatch.setattr("vinci.node.api.status_of", status)
+    for command in ("exec", "console", "inspect", "release", "shell"):
+        assert completed(monkeypatch, f"vinci {command} doc") == ["doctors-1", "doctors-fw"]
 
 
 def test_plan_and_explain_where_the_stored_file_no_longer_validates(agent: Running) -> None:
