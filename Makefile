@@ -9,7 +9,7 @@ SYSTEM_TESTS ?= tests/system
 # two at a time; a file's tests stay together, for they share what is costly to make
 UNIT_TESTS := $(PYTHON) -m pytest -n 2 --dist loadfile tests/unit
 
-.PHONY: help demo test unit lint system install install-dev packages images clean-state
+.PHONY: help demo test unit lint system install install-dev packages images man clean-state
 
 help:
 	@echo 'make demo         install what is missing, build the guest images, bring the hospital up and verify it'
@@ -17,6 +17,7 @@ help:
 	@echo 'make unit         lint, types and unit tests only (no root, no VM)'
 	@echo 'make install      packages and .venv/bin/vinci only'
 	@echo 'make images       build the guest images when they are out of date'
+	@echo 'make man          write the manual page build/vinci.1'
 	@echo 'make clean-state  stop everything and forget all state'
 
 demo: install images
@@ -60,6 +61,10 @@ install-dev: packages
 images: packages
 	$(PYTHON) -m vinci.images
 	$(PYTHON) -m vinci.introspect
+
+man: .venv/.run
+	mkdir -p build
+	$(PYTHON) -m vinci.cli.man > build/vinci.1
 
 clean-state:
 	if [ -x $(VINCI) ]; then $(VINCI) down; fi
