@@ -15,7 +15,6 @@ import itertools
 import json
 import logging
 import os
-import resource
 import shlex
 import socket
 from collections.abc import Awaitable, Callable
@@ -94,7 +93,6 @@ def application(agent: Agent, gate: Gate) -> web.Application:
 
 async def serve(agent: Agent, path: Path) -> web.AppRunner:
     """Listen on the Unix socket; nobody but root and the group can open it."""
-    _use_all_descriptors()
     path.unlink(missing_ok=True)
     gate = Gate(agent.audit, agent.paths.log)
     runner = web.AppRunner(application(agent, gate), access_log=None, handle_signals=False)
@@ -110,12 +108,6 @@ async def serve(agent: Agent, path: Path) -> web.AppRunner:
         path.chmod(0o660)
     await gate.listen(runner, listener)
     return runner
-
-
-def _use_all_descriptors() -> None:
-    """Connections and VMs are many: the soft limit is made the hard one (getrlimit(2))."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Lines:
@@ -331,7 +323,7 @@ class _Api:
         self, request: web.Request, act: Callable[[web.Request, web.WebSocketResponse, str], Awaitable[_Message]]
     ) -> web.StreamResponse:
         """A WebSocket whose first message says what is asked and whose last one says how it ended."""
-        uid = peer_at(request).uid
+        peer = peer_at(request)
         socket_ = web.WebSocketResponse(max_msg_size=MAX_MESSAGE)
         await socket_.prepare(request)
         end: _Message
@@ -344,9 +336,11 @@ class _Api:
         except ChannelError as error:
             end = {"error": str(error)}
         except (ValueError, TimeoutError) as error:
-            end = {"error": self._gate.malformed(uid, request.path, error)}
+            end = {"error": self._gate.malformed(peer, request.path, error)}
+        except ConnectionError:
+            return socket_  # nobody is there any more
         except Exception:
-            end = {"error": self._gate.failed(uid, request.path)}
+            end = {"error": self._gate.failed(peer, request.path)}
         with contextlib.suppress(ConnectionError):
             await socket_.send_json(end)
             await socket_.close()
@@ -388,10 +382,11 @@ class _Api:
         command: str,
         terminal: TerminalRequest | None,
     ) -> _Message:
+        peer = peer_at(request)
         try:
             return {"exit": await relay(socket_, self._agent.guests.channel(vm), command, _terminal(terminal))}
         except ChannelError as error:
-            self._gate.not_done(peer_at(request).uid, vm, error)
+            self._gate.not_done(peer, vm, error)
             raise
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -55,10 +56,17 @@ def short(error: Exception) -> str:
 
 def peer_at(request: web.BaseRequest) -> Peer:
     """The process that asks."""
-    sock = request.transport.get_extra_info("socket") if request.transport is not None else None
-    if sock is None:
-        raise ConnectionResetError("the client went away")
-    return peer_of(sock)
+    try:
+        if request.transport is not None:
+            return peer_of(request.transport.get_extra_info("socket"))
+    except OSError:
+        pass  # it was closed meanwhile
+    raise ConnectionResetError("the client went away")
+
+
+def _share(peer: Peer) -> int:
+    """Whose share of the agent's door and of the audit a peer's doings count to."""
+    return _STRANGERS if peer.role is Role.STRANGER else peer.uid
 
 
 class Gate:
@@ -71,32 +79,41 @@ class Gate:
         self._requests = Slots("requests", MAX_REQUESTS_EACH, MAX_REQUESTS)
         self.connections = Slots("connections", MAX_CONNECTIONS_EACH, MAX_CONNECTIONS)
 
-    def denied(self, uid: int, severity: Severity, message: str) -> None:
-        """Record that a UID was refused something."""
-        source, whose = (f"UID {uid}",), f"UID {uid} at the agent's socket"
-        self._denials.record(source, whose, Event.API_DENIED, severity, message, uid=uid)
+    def denied(self, peer: Peer, severity: Severity, message: str) -> None:
+        """Record that a peer was refused something."""
+        whose = _name(_share(peer))
+        self._denials.record(
+            (whose,), f"{whose} at the agent's socket", Event.API_DENIED, severity, message, uid=peer.uid
+        )
 
-    def malformed(self, uid: int, path: str, error: Exception) -> str:
+    def malformed(self, peer: Peer, path: str, error: Exception) -> str:
         """Record a request that makes no sense; the sentence for whoever sent it."""
         text = short(error)
-        self.denied(uid, Severity.NOTICE, f"a malformed request to {path[:64]}: {text}")
+        self.denied(peer, Severity.NOTICE, f"a malformed request to {path[:64]}: {text}")
         return f"the request is malformed: {text}"
 
-    def failed(self, uid: int, path: str) -> str:
+    def failed(self, peer: Peer, path: str) -> str:
         """Record a failure of the agent's own while its exception is handled; the sentence for whoever asked."""
-        _LOG.exception("a request to %s failed", path)
-        self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"a request to {path[:64]} failed", uid=uid)
+
+        def record() -> None:
+            _LOG.exception("a request to %s failed", path[:64])
+            text = f"a request to {path[:64]} failed"
+            self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, text, uid=peer.uid)
+
+        whose = _name(_share(peer))
+        self._denials.within((whose, "failed"), f"{whose} whose requests failed", record)
         return f"the agent failed at this request: see {self._log}"
 
-    def not_done(self, uid: int, vm: str, error: ChannelError) -> None:
-        """Record that a guest did not do what a UID asked of it; a hostile one may do so without end."""
+    def not_done(self, peer: Peer, vm: str, error: ChannelError) -> None:
+        """Record that a guest did not do what a peer asked of it; a hostile one may do so without end."""
+        whose = _name(_share(peer))
         self._denials.record(
-            (f"UID {uid}", vm),
-            f"UID {uid} at {vm}",
+            (whose, vm),
+            f"{whose} at {vm}",
             Event.OPERATION_FAILED,
             Severity.ERROR,
             f"a command in {vm} did not run: {error}",
-            uid=uid,
+            uid=peer.uid,
             vm=vm,
         )
 
@@ -108,9 +125,7 @@ class Gate:
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             peer = peer_at(request)
             if refusal := peer.refusal(request.path):
-                self.denied(
-                    peer.uid, Severity.WARNING, f"UID {peer.uid} may not ask for {request.path[:64]}: {refusal}"
-                )
+                self.denied(peer, Severity.WARNING, f"UID {peer.uid} may not ask for {request.path[:64]}: {refusal}")
                 return problem(403, refusal)
             if refusal := self._requests.refusal(peer.uid):
                 return self._refused(request, peer, 503, refusal)
@@ -129,21 +144,30 @@ class Gate:
                 raise
             return self._refused(request, peer, error.status, _reason(request, error))
         except (ValidationError, ValueError, web.RequestPayloadError) as error:
-            return problem(400, self.malformed(peer.uid, request.path, error))
+            return problem(400, self.malformed(peer, request.path, error))
         except ChannelError as error:
             return problem(502, str(error))
         except ConnectionError:
             return problem(400, "the client went away in the middle of its request")
         except Exception:
-            return problem(500, self.failed(peer.uid, request.path))
+            return problem(500, self.failed(peer, request.path))
 
     def _refused(self, request: web.Request, peer: Peer, status: int, reason: str) -> web.Response:
-        self.denied(peer.uid, Severity.NOTICE, f"a request for {request.path[:64]} was refused: {reason}")
+        self.denied(peer, Severity.NOTICE, f"a request for {request.path[:64]} was refused: {reason}")
         return problem(status, reason)
 
     async def listen(self, runner: web.AppRunner, listener: socket.socket) -> None:
-        """Serve what comes in on a listening socket until the runner ends."""
+        """Serve what comes in on a listening socket until the runner ends.
+
+        Connections and VMs are many: the soft limit of descriptors is made the hard one (getrlimit(2)).
+        """
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         await _Site(self, runner, listener).start()
+
+
+def _name(share: int) -> str:
+    return "strangers" if share == _STRANGERS else f"UID {share}"
 
 
 def _reason(request: web.Request, error: web.HTTPException) -> str:
@@ -178,21 +202,20 @@ class _Site(web.BaseSite):
 class _Connection(web.RequestHandler):
     """One connection; what is no HTTP at all is answered and recorded too."""
 
-    __slots__ = ("_counted_as", "_gate", "_uid")
+    __slots__ = ("_counted_as", "_gate", "_peer")
 
     def __init__(self, gate: Gate, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(server, loop=loop, keepalive_timeout=REQUEST_SECONDS, lingering_time=REQUEST_SECONDS)
         self._gate = gate
-        self._uid = _STRANGERS
+        self._peer = Peer(_STRANGERS, _STRANGERS)
         self._counted_as: int | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = peer_of(transport.get_extra_info("socket"))
-        self._uid = peer.uid
-        share = _STRANGERS if peer.role is Role.STRANGER else peer.uid
+        self._peer = peer_of(transport.get_extra_info("socket"))
+        share = _share(self._peer)
         refusal = self._gate.connections.refusal(share)
         if refusal is not None:
-            self._gate.denied(peer.uid, Severity.NOTICE, f"a connection was refused: {refusal}")
+            self._gate.denied(self._peer, Severity.NOTICE, f"a connection was refused: {refusal}")
             assert isinstance(transport, asyncio.Transport)
             transport.write(_last_answer(503, refusal))
             transport.close()
@@ -214,9 +237,9 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("the answer has begun: there is no other")
         error = exc if isinstance(exc, Exception) else ValueError(message or f"status {status}")
         if status >= 500:
-            answer = problem(status, self._gate.failed(self._uid, request.path))
+            answer = problem(status, self._gate.failed(self._peer, request.path))
         else:
-            answer = problem(status, self._gate.malformed(self._uid, request.path, error))
+            answer = problem(status, self._gate.malformed(self._peer, request.path, error))
         answer.force_close()
         return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from yaml import (
@@ -24,6 +25,7 @@ _HASH = re.compile(r"\$argon2\S*")
 _BREAKS = "\r\n\x85\u2028\u2029"
 
 
+@lru_cache(maxsize=1)
 def without_hashes(text: bytes) -> str:
     """The text with nothing in place of each password's hash; every line stays where it is.
 

@@ -159,6 +159,22 @@ def test_a_stranger_is_refused_and_recorded(agent: Running) -> None:
     assert Peer(4_000_000, NOBODY).role is Role.STRANGER
 
 
+def test_a_flood_of_strangers_is_one_source(agent: Running) -> None:
+    for uid in range(4_000_000, 4_000_000 + 3):
+        (client,) = agent.connections(1, uid)
+        for _ in range(BURST):
+            assert _status(ask(client, FOUND)) == 403
+    assert len(agent.records) < BURST + 50
+
+
+def test_a_failure_of_the_agents_own_is_a_sentence_and_recorded_within_bounds(agent: Running) -> None:
+    (client,) = agent.connections(1)
+    for _ in range(BURST + 100):
+        assert "see " in _sentence(ask(client, "/v1/status"))  # which this agent without VMs cannot tell
+    assert {record["event"] for record in agent.records} <= {"operation-failed", "records-left-out"}
+    assert len(agent.records) < BURST + 50
+
+
 def test_the_agent_may_open_as_many_files_as_the_system_lets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
