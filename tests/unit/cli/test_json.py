@@ -24,7 +24,8 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """No agent, but what the commands ask of one is answered."""
     monkeypatch.setattr("vinci.cli.declare.ensure_agent", _answering({}))
     monkeypatch.setattr("vinci.cli.declare.ensure_images", lambda *_: None)
-    monkeypatch.setattr("vinci.cli.declare.declaration_in_force", _answering(None))  # type: ignore[arg-type]
+    monkeypatch.setattr("vinci.cli.declare.last_declaration", _answering(None))  # type: ignore[arg-type]
+    monkeypatch.setattr("vinci.cli.declare.returning_shares", _answering([]))  # type: ignore[arg-type]
     return monkeypatch
 
 
