@@ -6,6 +6,7 @@ Run: .venv/bin/python bench/random_infrastructures.py --mutants --count 500
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from random_infrastructures import disagreements, number
 
 import vinci.plan.compile as plan
 import vinci.plan.firewall_rules as firewall
+import vinci.plan.second_opinion as opinion
 import vinci.plan.walk as walk
 import vinci.policy.cil as cil
 from vinci.model.infrastructure import Operation
@@ -99,6 +101,54 @@ def _without(statement: str) -> Callable[[Any], Any]:
     return broken
 
 
+def _own(name: str, chain: str, wrong: Callable[[list[Any]], list[Any]], reason: str = "") -> Mutant:
+    """FW-VMs whose own chain of a hook has other rules: `wrong` makes them of the statements of each."""
+
+    def broken(right: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda given: _each_rule(right(given), chain, wrong, reason)
+
+    return Mutant(f"rules: {name}", firewall, "_own_traffic", broken)
+
+
+def _gateway(name: str, hook: str, *words: str) -> Mutant:
+    """Rules around gateways that lost every match in which one of the words stands."""
+
+    def stripped(expr: list[Any]) -> list[Any]:
+        return [each for each in expr if not any(word in str(each) for word in words)]
+
+    def broken(right: Callable[..., Any]) -> Callable[..., Any]:
+        def made(*given: Any) -> Any:
+            rules = right(*given)
+            return replace(rules, **{hook: _each_rule(getattr(rules, hook), None, stripped)})
+
+        return made
+
+    return Mutant(f"gateways: {name}", firewall, "gateway_rules", broken)
+
+
+def _table(name: str, pattern: str, wrong: str | Callable[[re.Match[str]], str]) -> Mutant:
+    """Tables of gateways in which a word is another one."""
+    return Mutant(
+        f"gateways: {name}", opinion, "gateway_table", lambda right: lambda given: re.sub(pattern, wrong, right(given))
+    )
+
+
+def _each_rule(
+    commands: list[Any], chain: str | None, wrong: Callable[[list[Any]], list[Any]], reason: str = ""
+) -> list[Any]:
+    made = copy.deepcopy(commands)
+    for command in made:
+        rule = command.get("add", {}).get("rule")
+        if rule is not None and chain in (None, rule["chain"]) and reason in str(rule["expr"]):
+            rule["expr"] = wrong(rule["expr"])
+    return made
+
+
+def _without_icmp(expr: list[Any]) -> list[Any]:
+    return [each for each in expr if "icmp" not in str(each)]
+
+
+_SSH = match({"payload": {"protocol": "tcp", "field": "dport"}}, 22)
 _WRITING = "getattr setattr open write append create link rename"
 
 MUTANTS = (
@@ -167,6 +217,48 @@ MUTANTS = (
            lambda right: _without("ifname")(lambda given: _without_reason("spoofed", right(given)))),
     Mutant("rules: a running connection is taken up", firewall, "_OPENING",
            lambda _: match({"ct": {"key": "state"}}, "new")),
+    _own("FW-VMs take everything", "input", lambda _expr: [ACCEPT], "deny_to_firewall"),
+    _own("FW-VMs offer ssh", "input", lambda _expr: [_SSH, ACCEPT], "deny_to_firewall"),
+    _own("FW-VMs take what is related", "input", lambda _expr: [match({"ct": {"key": "state"}}, "related"), ACCEPT],
+         "deny_to_firewall"),
+    _own("FW-VMs say everything", "output", lambda _expr: [ACCEPT], "deny_from_firewall"),
+    _own("FW-VMs say all that is related", "output", _without_icmp, "icmp"),
+    _own("FW-VMs say no error", "output", lambda _expr: [{"drop": None}], "icmp"),
+    _own("FW-VMs say errors about anything", "output",
+         lambda expr: [each for each in expr if "related" not in str(each)], "icmp"),
+    Mutant("rules: all that is related crosses", firewall, "_crossing",
+           lambda right: lambda given: _each_rule(right(given), "forward", _without_icmp, "icmp")),
+    Mutant("rules: no error crosses", firewall, "_crossing",
+           lambda right: lambda given: _each_rule(right(given), "forward", lambda _expr: [{"drop": None}], "icmp")),
+    _gateway("every user is a gateway", "output", "skuid"),
+    _gateway("gateways connect to any port", "output", "dport"),
+    _gateway("gateways connect to anybody", "output", "daddr"),
+    _gateway("gateways connect on both sides", "output", "oifname"),
+    _gateway("clients come in on both sides", "redirect", "iifname"),
+    _gateway("everybody is a client", "redirect", "saddr"),
+    _gateway("everything is a target", "redirect", "daddr"),
+    _gateway("every port is led to the gateway", "redirect", "dport"),
+    _gateway("who was not led there gets in", "input", "'dir': 'original'"),
+    _gateway("answers come from any port", "input", "sport"),
+    _gateway("answers that are none get in", "input", "reply"),
+    _gateway("answers need no connection", "input", "established", "reply"),
+    Mutant("gateways: nobody is led to one", firewall, "gateway_rules",
+           lambda right: lambda *given: replace(right(*given), redirect=[])),
+    Mutant("gateways: no answer gets in", firewall, "gateway_rules",
+           lambda right: lambda *given: replace(right(*given), input=[])),
+    _table("none", r"(?s).+", ""),
+    _table("another port", r" port=\d+", " port=4711"),
+    _table("more clients", r" sources=", " sources=10.99.0.1,"),
+    _table("more targets", r" targets=", " targets=10.99.0.1,"),
+    _table("only the first client", r" sources=([\d.]+),[\d.,]+", r" sources=\1"),
+    _table("more functions", r" functions=", " functions=99,"),
+    _table("every unit", r" units=\S+", " units=0-255"),
+    _table("one register more", r"(registers=\S*-)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 1}"),
+    _table("registers from 0 on", r"registers=\d+-", "registers=0-"),
+    _table("more methods", r" methods=", " methods=TRACE,"),
+    _table("every path", r" paths=\S+", " paths=/*"),
+    _table("a larger body", r" max_body_bytes=", " max_body_bytes=1"),
+    _table("a higher rate", r" rate=", " rate=1"),
     _ports("all VMs of a community are peers", lambda _bridge, port: replace(port, mesh=not port.routed_networks)),
     _ports("no VMs are peers", lambda _bridge, port: replace(port, mesh=False)),
     _ports("everybody on a bridge is a peer", lambda bridge, port: replace(

@@ -13,12 +13,15 @@ from random import Random
 from typing import Any, TypeVar
 
 from vinci.model.infrastructure import Infrastructure, Label, Operation
+from vinci.model.inspection import ModbusFunction
 from vinci.model.labels import Lattice, permitted
 
 REASON = "a reason that is long enough"
 LEVELS = ("low", "middle", "high")
 CATEGORIES = ("red", "green", "blue")
 SERVICES = ("https", "http", "ssh", "modbus", "tcp/8080", "udp/514", "plant")
+"""Two of them have gateways."""
+PATHS = ("/", "/*", "/news", "/news/*", "/a/b~c", "/a*")
 NAMES = ("alpha", "a-1", "b", "beta-2", "gamma")
 """With a hyphen, with one letter, and one that begins like another."""
 
@@ -158,21 +161,32 @@ def _flows(random: Random, data: Data, lattice: Lattice, leaky: bool) -> list[Da
         flow["upward"] = not own.dominates(other)
         downward = not other.dominates(own) or (not one_way and not own.dominates(other))
         flow["trusted"] = downward and (not leaky or random.randint(0, 1) == 1)
-        if service in ("modbus", "http") and random.randint(0, 1):
+        if service in ("modbus", "http") and random.randint(0, 3):
             flow["inspection"] = _inspection(random, service)
         flows.append(flow)
     return flows
 
 
 def _inspection(random: Random, service: str) -> Data:
+    rate = {"rate": random.choice((1, 100, 100_000))} if random.randint(0, 1) else {}
     if service == "http":
-        return {"gateway": "http", "methods": _some(random, ("GET", "HEAD", "POST"), 1, 3), "paths": ["/news", "/a/*"]}
+        body = {"max_body_bytes": random.choice((0, 1, 1024, 67_108_864))} if random.randint(0, 1) else {}
+        methods = _some(random, ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"), 1, 4)
+        return {"gateway": "http", "methods": methods, "paths": _some(random, PATHS, 1, 4), **body, **rate}
     return {
         "gateway": "modbus",
-        "functions": _some(random, ("read-coils", "read-input-registers", "write-coil"), 1, 3),
-        "units": ["1-9"],
-        "registers": ["0-99"],
+        "functions": _some(random, [function.value for function in ModbusFunction], 1, 4),
+        "units": _ranges(random, 255),
+        "registers": _ranges(random, 65_535),
+        **rate,
     }
+
+
+def _ranges(random: Random, most: int) -> list[str]:
+    """Numbers and ranges, at times beside each other, one in another, or at the ends of what there is."""
+    ends = (0, 1, 2, 9, 10, 11, most // 2, most - 1, most)
+    pairs = [sorted(random.choices(ends, k=2)) for _ in range(random.randint(1, 3))]
+    return [str(low) if low == high and random.randint(0, 1) else f"{low}-{high}" for low, high in pairs]
 
 
 def _reference(value: Any) -> Label | str:

@@ -3,7 +3,7 @@
 
 A flow crosses two FW-VMs and two bridges, so that one of them may let through too much and nobody notices from end to
 end. Here each FW-VM is asked alone, with packets that its neighbours would have stopped: from addresses that nobody
-has, on the wrong side, of connections that nobody opened, answers to nothing.
+has, on the wrong side, of connections that nobody opened, answers to nothing, ICMP and IPv6.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any
 from vinci.model.infrastructure import Direction, Infrastructure, Protocol
 from vinci.model.services import resolve_service
 from vinci.plan.firewall_rules import INNER, TRANSIT_SIDE, firewall_ruleset
+from vinci.plan.odd_packets import ipv6_packets, messages
 from vinci.plan.types import Firewall, NodePlan, VmKind
 from vinci.policy.readback_rules import RuleSet
 
 UNDECLARED_PORT = 4711
+"""A port that stands for all that no flow names."""
 CLIENT_PORT = 40_000
 
 
@@ -119,10 +121,27 @@ def _faults(firewall: Firewall, rules: RuleSet, flows: _Flows, ends: dict[str, l
     stranger = [name for name in ends if name != own and name not in others][:1]
     pairs = [(one, other) for name in (*sorted(others), *stranger) for one in ends[own] for other in ends[name]]
     for one, other in pairs:
+        yield from _messages(rules, one, other)
         for protocol, port in flows.services(own):
             yield from _asked(rules, flows, (one, other), (INNER, TRANSIT_SIDE), protocol, port)
             if not flows.is_inspected(other, one, protocol, port):  # its gateway is asked by `second_opinion`
                 yield from _asked(rules, flows, (other, one), (TRANSIT_SIDE, INNER), protocol, port)
+
+
+def _messages(rules: RuleSet, inner: _End, outer: _End) -> Iterator[str]:
+    """ICMP, which no flow declares: errors about followed connections cross, each from its own side; and IPv6."""
+    ways = (((INNER, TRANSIT_SIDE), (inner, outer)), ((TRANSIT_SIDE, INNER), (outer, inner)))
+    for (came, leaves), (sender, receiver) in ways if inner.community and outer.community else ():
+        sides, turned = (
+            {"meta iifname": one, "meta oifname": other} for one, other in ((came, leaves), (leaves, came))
+        )
+        for what, fields, is_error in messages():
+            sent = {**fields, "ip saddr": str(sender.address), "ip daddr": str(receiver.address)}
+            if rules.passes("forward", {**sent, **sides}) != is_error:
+                yield f"{what} {sender.address} -> {receiver.address} " + ("is dropped" if is_error else "passes")
+            if rules.passes("forward", {**sent, **turned}):
+                yield f"{what} {sender.address} -> {receiver.address} passes from the wrong side"
+        yield from (f"{what} passes" for what, sent in ipv6_packets() if rules.passes("forward", {**sent, **sides}))
 
 
 def _asked(

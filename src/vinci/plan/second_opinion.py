@@ -17,16 +17,14 @@ from vinci.model.infrastructure import Direction, Infrastructure, Operation, Pro
 from vinci.model.inspection import Inspection
 from vinci.model.labels import Lattice, permitted
 from vinci.model.services import resolve_service
-from vinci.plan.firewall_opinion import check_firewalls
+from vinci.plan.firewall_opinion import UNDECLARED_PORT, check_firewalls
 from vinci.plan.gateway_table import gateway_table
+from vinci.plan.own_opinion import check_own_traffic
 from vinci.plan.types import TRANSIT, FileService, NodePlan, Plan, Vm, VmKind
 from vinci.plan.walk import Arrival, Walk
 from vinci.policy.expected import Place, expected_inspection, expected_operations, expected_reach
 from vinci.policy.readback_files import Context, FilePolicy, Level, ReadbackError, Rights, steps
 from vinci.policy.readback_gateways import ReadGateway, Way, differences, read_gateways
-
-UNDECLARED_PORT = 4711
-"""A port that stands for all that no flow names."""
 
 
 class Artefact(StrEnum):
@@ -243,7 +241,7 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
                     inspection = expected_inspection(infrastructure, *places, protocol, port)
                     way = Way(card.address, other.address, port)
                     yield from (f"{text}: {each}" for each in _inspected(inspection, found, way, gateways))
-    yield from _gateways(walk, gateways)
+    yield from check_own_traffic(infrastructure, node, walk.firewalls, gateways)
 
 
 def _inspected(
@@ -262,24 +260,6 @@ def _inspected(
         yield f"is led to gateway {number}, which is not in the table"
     else:
         yield from differences(gateway, inspection, way)
-
-
-def _gateways(walk: Walk, gateways: Mapping[str, Mapping[int, ReadGateway]]) -> Iterator[str]:
-    """Nobody in an FW-VM opens connections but its gateways, to their targets; nobody gets to a gateway uninvited."""
-    addresses = [nic.address for _vm, nic in walk.cards]
-    for firewall, table in gateways.items():
-        ports = {UNDECLARED_PORT, *(gateway.port for gateway in table.values())}
-        for user in (0, *table):
-            for address in addresses:
-                for port in ports:
-                    declared = user in table and address in table[user].targets and port == table[user].port
-                    if walk.may_open(firewall, user, address, port) != declared:
-                        may = "may not" if declared else "may"
-                        yield f"{firewall}: user {user} {may} connect to {address} tcp/{port}"
-        for number in table:
-            for address in addresses:
-                if walk.is_reached(firewall, address, number):
-                    yield f"{firewall}: {address} reaches gateway {number} without being led there"
 
 
 _Services = Mapping[tuple[str | None, str | None], frozenset[tuple[Protocol, int]]]

@@ -30,13 +30,13 @@ class Arrival:
 
 
 class Walk:
-    """Sends packets from VM to VM of one node, through every rule set on the way."""
+    """Sends packets from VM to VM of one node, through every rule set on the way: `firewalls` by their VMs' names."""
 
     def __init__(self, node: NodePlan) -> None:
         self.cards = [(vm, nic) for vm in node.vms for nic in vm.nics]
         self._bridges = RuleSet(json.dumps(bridge_ruleset(node.bridges)))
-        self._firewalls = {each.vm: RuleSet(json.dumps(firewall_ruleset(each))) for each in node.firewalls}
-        self._ports = {each.community: self._firewalls[each.vm].ports() for each in node.firewalls}
+        self.firewalls = {each.vm: RuleSet(json.dumps(firewall_ruleset(each))) for each in node.firewalls}
+        self._ports = {each.community: self.firewalls[each.vm].ports() for each in node.firewalls}
         self._at = {(nic.network, nic.address): (vm, nic) for vm, nic in self.cards}
 
     def ports(self, community: str | None) -> frozenset[int]:
@@ -69,7 +69,7 @@ class Walk:
             return self._arrives(target, source, card, packet) is not None
         name, number = arrival.gateway
         vm = next(vm for vm, _nic in self.cards if vm.name == name)
-        wall, (inner, outer) = self._firewalls[name], _inner_and_outer(vm)
+        wall, (inner, outer) = self.firewalls[name], _inner_and_outer(vm)
         to_gateway = _packet(other.address, inner.address, protocol, port, _GATEWAY_PORT, opening=False)
         if not self._bridges.passes("forward", _framed(to_gateway, other, inner)):
             return False
@@ -81,28 +81,6 @@ class Walk:
         if not wall.passes("output", {**said, **remembered, "meta oifname": TRANSIT_SIDE}):
             return False
         return self._arrives(vm, source, card, packet) is not None
-
-    def may_open(self, firewall: str, user: int, target: IPv4Address, port: int) -> bool:
-        """Whether a process of an FW-VM may open a TCP connection."""
-        vm = next(vm for vm, _nic in self.cards if vm.name == firewall)
-        inner, _outer = _inner_and_outer(vm)
-        packet = _packet(inner.address, target, Protocol.TCP, _GATEWAY_PORT, port, opening=True)
-        return any(
-            self._firewalls[firewall].passes("output", {**packet, "meta skuid": user, "meta oifname": side})
-            for side in (INNER, TRANSIT_SIDE)
-        )
-
-    def is_reached(self, firewall: str, source: IPv4Address, port: int) -> bool:
-        """Whether a TCP connection to an FW-VM itself gets in."""
-        vm = next(vm for vm, _nic in self.cards if vm.name == firewall)
-        inner, outer = _inner_and_outer(vm)
-        for own in (inner, outer):
-            packet = _packet(source, own.address, Protocol.TCP, _CLIENT_PORT, port, opening=True)
-            packet |= {"ct original ip daddr": str(own.address), "ct original proto-dst": port}
-            for side in (INNER, TRANSIT_SIDE):
-                if self._firewalls[firewall].passes("input", {**packet, "meta iifname": side}):
-                    return True
-        return False
 
     def _arrives(self, source: Vm, target: Vm, other: Nic, packet: dict[str, Any]) -> Arrival | None:
         vm = source
@@ -121,7 +99,7 @@ class Walk:
             left = self._next(vm, other.address)
             if left is None:
                 return None
-            wall = self._firewalls[vm.name]
+            wall = self.firewalls[vm.name]
             routed = {**packet, "meta iifname": _side(entered), "meta oifname": _side(left[0]), "meta nfproto": "ipv4"}
             number = wall.led_to(routed)
             if number is not None:
@@ -132,7 +110,7 @@ class Walk:
 
     def _through(self, vm: Vm, number: int, packet: dict[str, Any], other: Nic) -> Arrival | None:
         """A gateway takes the connection and opens one of its own to the target."""
-        wall, (inner, _outer) = self._firewalls[vm.name], _inner_and_outer(vm)
+        wall, (inner, _outer) = self.firewalls[vm.name], _inner_and_outer(vm)
         if not wall.passes("input", packet):
             return None
         own = _packet(inner.address, other.address, Protocol.TCP, _GATEWAY_PORT, packet["th dport"], opening=True)

@@ -263,6 +263,8 @@ def _redirecting(port: int) -> _Statement:
     """Makes the machine itself the target; conntrack remembers whom the packet named (nft(8), NAT statements)."""
 
     def redirect(packet: dict[str, Value], _depth: int) -> str:
+        if "tcp dport" not in packet:
+            raise ReadbackError("a rule leads packets without a port of TCP to one")
         packet["ct original ip daddr"], packet["ct original proto-dst"] = packet["ip daddr"], packet["th dport"]
         packet["redirected to"] = packet["th dport"] = packet["tcp dport"] = port
         return "accept"

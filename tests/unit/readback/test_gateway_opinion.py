@@ -84,10 +84,10 @@ def test_an_artefact_that_says_otherwise_is_noticed(
 @pytest.mark.parametrize(
     ("chain", "left_out", "said"),
     [
-        ("output", "skuid", "scada-fw: user 0 may connect to 10.30.2.10 tcp/502"),
+        ("output", "skuid", "scada-fw: user 0 may send an opening packet of tcp to 10.30.2.10 at eth0, port 502"),
         ("input", "ct original ip daddr", ""),
         ("input", "ct original proto-dst", ""),
-        ("input", "both", "reaches gateway 20000 without being led there"),
+        ("input", "both", "an opening packet of tcp from 10.30.3.10 at eth1, port 20000, gets in"),
         ("redirect", "all", "declared and dropped"),
     ],
 )
