@@ -21,8 +21,10 @@ import vinci.plan.firewall_rules as firewall
 import vinci.plan.second_opinion as opinion
 import vinci.plan.walk as walk
 import vinci.policy.cil as cil
-from vinci.model.infrastructure import Operation
+import vinci.policy.graph as graph
+from vinci.model.infrastructure import Direction, Operation
 from vinci.plan.nft import ACCEPT, match
+from vinci.policy.graph import HopKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,16 @@ def _without_icmp(expr: list[Any]) -> list[Any]:
     return [each for each in expr if "icmp" not in str(each)]
 
 
+def _graph(name: str, forgotten: Callable[[Any], bool]) -> Mutant:
+    """A graph of flows that lacks hops."""
+    return Mutant(
+        f"graph: {name}",
+        graph,
+        "_hops",
+        lambda right: lambda *given: (hop for hop in right(*given) if not forgotten(hop)),
+    )
+
+
 _SSH = match({"payload": {"protocol": "tcp", "field": "dport"}}, 22)
 _WRITING = "getattr setattr open write append create link rename"
 
@@ -259,6 +271,17 @@ MUTANTS = (
     _table("every path", r" paths=\S+", " paths=/*"),
     _table("a larger body", r" max_body_bytes=", " max_body_bytes=1"),
     _table("a higher rate", r" rate=", " rate=1"),
+    _graph("requests are no hops", lambda hop: hop.kind is HopKind.REQUEST),
+    _graph("answers are no hops", lambda hop: hop.kind is HopKind.ANSWER),
+    _graph("reading is no hop", lambda hop: hop.kind is HopKind.READ),
+    _graph("executing is no hop", lambda hop: hop.kind is HopKind.EXECUTE),
+    _graph("writing is no hop", lambda hop: hop.kind is HopKind.WRITE),
+    _graph("appending is no hop", lambda hop: hop.kind is HopKind.APPEND),
+    _graph("grants to one user are no hops", lambda hop: ":" in hop.via),
+    _graph("home directories are no hops", lambda hop: "homes-" in f"{hop.source} {hop.target}"),
+    Mutant("graph: diodes have answers", graph, "_hops", lambda right: lambda infrastructure, order: right(
+        infrastructure.model_copy(update={"flows": tuple(
+            flow.model_copy(update={"direction": Direction.BOTH}) for flow in infrastructure.flows)}), order)),
     _ports("all VMs of a community are peers", lambda _bridge, port: replace(port, mesh=not port.routed_networks)),
     _ports("no VMs are peers", lambda _bridge, port: replace(port, mesh=False)),
     _ports("everybody on a bridge is a peer", lambda bridge, port: replace(

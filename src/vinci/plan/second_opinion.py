@@ -19,10 +19,12 @@ from vinci.model.labels import Lattice, permitted
 from vinci.model.services import resolve_service
 from vinci.plan.firewall_opinion import UNDECLARED_PORT, check_firewalls
 from vinci.plan.gateway_table import gateway_table
+from vinci.plan.graph_opinion import Crossing, files_unlike_graph, packets_unlike_graph
 from vinci.plan.own_opinion import check_own_traffic
 from vinci.plan.types import TRANSIT, FileService, NodePlan, Plan, Vm, VmKind
 from vinci.plan.walk import Arrival, Walk
 from vinci.policy.expected import Place, expected_inspection, expected_operations, expected_reach
+from vinci.policy.graph import HopKind
 from vinci.policy.readback_files import Context, FilePolicy, Level, ReadbackError, Rights, steps
 from vinci.policy.readback_gateways import ReadGateway, Way, differences, read_gateways
 
@@ -73,6 +75,7 @@ def _files(infrastructure: Infrastructure, service: FileService, policy: Any) ->
     own_types = set()
     named = _named(infrastructure, shares)
     compared: set[tuple[str, str, Level, frozenset[str]]] = set()
+    able: dict[tuple[str, str], frozenset[Operation]] = {}
     for member in service.members:
         who = f"{member.community}:{member.user}"
         try:
@@ -89,13 +92,18 @@ def _files(infrastructure: Infrastructure, service: FileService, policy: Any) ->
         for name, share in shares.items():
             wanted = _declared(infrastructure, member.user, member.community, name)
             labels = _by_labels(infrastructure, lattice, member.community, name)
+            rights = read.rights(subject, share)
+            if rights.able:
+                able[member.community, name] = able.get((member.community, name), frozenset()) | rights.able
             faults = [
-                *_differences(read.rights(subject, share), wanted),
+                *_differences(rights, wanted),
                 *_excess("types alone", read.by_type(subject, share), wanted),
                 *_names_shown(read, subject, share, wanted),
                 *_excess("labels alone", read.by_label(subject, share, in_use), labels),
             ]
             yield from (f"{who} on share {name}: {text}" for text in faults)
+    subjects = {(member.community, member.user) for member in service.members}
+    yield from files_unlike_graph(infrastructure, shares, subjects, able)
     yield from _memberships(infrastructure, service, read)
     yield from _others(infrastructure, service, read, frozenset(own_types))
 
@@ -221,6 +229,7 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
     gateways = {each.vm: read_gateways(gateway_table(each)) for each in node.firewalls}
     declared_services = _services(infrastructure)
     one_way = _one_way(infrastructure)
+    crossings: set[Crossing] = set()
     for source, card in walk.cards:
         if source.kind is not VmKind.APP:
             continue
@@ -236,12 +245,25 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
                     yield f"{text}: " + ("is declared and dropped" if declared else "passes and is not declared")
                 if found is not None:
                     diode = (source.community, target.community, protocol, port) in one_way
-                    if walk.answers(source, target, other, protocol, port, found) == diode:
+                    answered = walk.answers(source, target, other, protocol, port, found)
+                    if answered == diode:
                         yield f"{text}: answers {'pass' if diode else 'are dropped'}"
+                    crossings |= _crossings(source, target, protocol, port, answered)
                     inspection = expected_inspection(infrastructure, *places, protocol, port)
                     way = Way(card.address, other.address, port)
                     yield from (f"{text}: {each}" for each in _inspected(inspection, found, way, gateways))
+    running = {vm.community for vm in node.vms if vm.kind is VmKind.APP}
+    yield from packets_unlike_graph(infrastructure, running, crossings)
     yield from check_own_traffic(infrastructure, node, walk.firewalls, gateways)
+
+
+def _crossings(source: Vm, target: Vm, protocol: Protocol, port: int, answered: bool) -> set[Crossing]:
+    """The hops that a first packet which arrived, and the answer to it, stand for."""
+    start, end = source.community, target.community
+    if start is None or end is None or start == end:
+        return set()
+    request: Crossing = (HopKind.REQUEST, start, end, protocol, port)
+    return {request, (HopKind.ANSWER, end, start, protocol, port)} if answered else {request}
 
 
 def _inspected(
