@@ -2,8 +2,8 @@
 """Random infrastructures: what property tests and `bench/random_infrastructures.py` have in common.
 
 A source of randomness is passed in: hypothesis gives one that it can shrink, the bench a seeded one. Everything that
-comes out passes every cross check; `leaky` also leaves downward flows and people untrusted, which the proof of flows
-has to find.
+comes out passes every cross check; `leaky` also leaves downward flows, grants and people untrusted, which the proof of
+flows has to find.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from vinci.model.infrastructure import Infrastructure, Label, Operation
 from vinci.model.inspection import ModbusFunction
-from vinci.model.labels import Lattice, permitted
+from vinci.model.labels import Lattice, PlannedLabel, permitted
 
 REASON = "a reason that is long enough"
 LEVELS = ("low", "middle", "high")
@@ -50,7 +50,7 @@ def random_declaration(random: Random, *, leaky: bool = False) -> Data:
     }
     lattice = Lattice(Infrastructure.model_validate(data).labels)
     shares = {
-        f"share{number}": _share(random, data, lattice, _label(random, levels, categories, named), number)
+        f"share{number}": _share(random, data, lattice, _label(random, levels, categories, named), number, leaky)
         for number in range(random.randint(0, 4))
     }
     data["shares"] = {**shares, **_homes(random, data)}
@@ -103,7 +103,7 @@ def _user(random: Random, number: int, communities: Sequence[str], leaky: bool) 
     return user
 
 
-def _share(random: Random, data: Data, lattice: Lattice, label: Any, number: int) -> Data:
+def _share(random: Random, data: Data, lattice: Lattice, label: Any, number: int, leaky: bool) -> Data:
     resolved = lattice.resolve(_reference(label))
     people = [f"{name}:{user}" for user, entry in data["users"].items() for name in entry["communities"]]
     reader = random.choice(list(data["communities"]))
@@ -129,9 +129,16 @@ def _share(random: Random, data: Data, lattice: Lattice, label: Any, number: int
         "access": access,
         "mount": f"/shares/share{number}",
     }
-    if trusted:
+    if trusted and not (leaky and not _written_up(data, lattice, resolved, access) and random.randint(0, 1)):
         share["trusted"] = {"communities": trusted, "reason": REASON}
     return share
+
+
+def _written_up(data: Data, lattice: Lattice, share: PlannedLabel, access: dict[str, list[str]]) -> bool:
+    """True when somebody writes to a higher share: no leak, but nothing that passes without trust."""
+    owners = [grantee.partition(":")[0] for grantee, operations in access.items() if "write" in operations]
+    labels = [lattice.resolve(_reference(data["communities"][name]["label"])) for name in owners]
+    return any(share.dominates(own) and not own.equals(share) for own in labels)
 
 
 def _homes(random: Random, data: Data) -> Data:

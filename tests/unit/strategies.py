@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Random infrastructures for property tests, drawn by `bench/random_declarations.py`, which passes every cross check.
-`leaky=True` also draws downward flows and people whom nobody trusts (which the proof of flows has to find).
+`leaky=True` also draws downward flows, grants and people whom nobody trusts (which the proof of flows has to find).
 """
 
 from __future__ import annotations

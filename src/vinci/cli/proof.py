@@ -133,8 +133,8 @@ def proof_json(proof: Proof) -> dict[str, object]:
         "proved": proof.analysis.proved,
         "leaks": [
             {
-                "from": leak.way[0].source.name,
-                "to": leak.way[-1].target.name,
+                "from": str(leak.way[0].source),
+                "to": str(leak.way[-1].target),
                 "way": [step_json(step) for step in _steps(proof, leak)],
                 "change": _change_json(leak.change),
             }

@@ -188,15 +188,22 @@ def _declaration(hop: Hop) -> tuple[ModelPath, HopKind | None]:
 
 
 def _whole_way(graph: FlowGraph, hop: Hop) -> tuple[Hop, ...]:
-    """From a community by `hop` to a community: who fills a share that leaks, who reads it."""
+    """From a community by `hop` to a community: who fills a share that leaks, who reads it.
+
+    Where only such do for whom it would be no way down, the share itself is the end.
+    """
     before = after = None
     if hop.source.kind is PlaceKind.SHARE:
         fillers = (graph.hops[number] for number in graph.hops_to[hop.source])
-        before = next((filler for filler in fillers if filler.source != hop.target), None)
+        before = next((filler for filler in fillers if _is_down(graph, filler.source, hop.target)), None)
     if hop.target.kind is PlaceKind.SHARE:
         readers = (graph.hops[number] for number in graph.hops_from[hop.target])
-        after = next((reader for reader in readers if reader.target != hop.source), None)
+        after = next((reader for reader in readers if _is_down(graph, hop.source, reader.target)), None)
     return tuple(step for step in (before, hop, after) if step is not None)
+
+
+def _is_down(graph: FlowGraph, start: Place, end: Place) -> bool:
+    return not graph.labels[end].dominates(graph.labels[start])
 
 
 def _closing(graph: FlowGraph, hops: list[Hop]) -> Change:
@@ -204,13 +211,16 @@ def _closing(graph: FlowGraph, hops: list[Hop]) -> Change:
     if hop.kind is HopKind.PERSON:
         return _closing_person(graph, hop.via)
     if hop.kind in (HopKind.REQUEST, HopKind.ANSWER):
-        trust = "add `trusted: true` and `reason: …` to the flow"
+        flow = graph.infrastructure.flows[int(hop.via)]
+        leads_up = _is_down(graph, community(flow.to), community(flow.source))
+        up = "`upward: true`, " if leads_up and not flow.upward else ""
+        trust = f"add {up}`trusted: true` and `reason: …` to the flow"
         if all(other.kind is HopKind.ANSWER for other in hops):
             trust += ", or make it `direction: one-way` with a udp service: then nothing comes back"
         return Change((hop.path,), f"remove the flow by which {hop_text(graph.infrastructure, hop)}", trust)
     share = hop.source if hop.source.kind is PlaceKind.SHARE else hop.target
     owner = hop.target if share is hop.source else hop.source
-    alternative = f"add `trusted: {{communities: [{owner}], reason: …}}` to {share}"
+    alternative = f"add `trusted: {{communities: [{owner}], reason: …}}` to {share}, or change a label"
     return Change((hop.path,), f'take "{hop.kind}" on {share} from {hop.via}', alternative)
 
 

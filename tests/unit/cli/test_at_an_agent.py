@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 from running_agent import NOBODY, Running, running_agent
-from test_reason import HOSPITAL, LEAK, vinci
+from test_reason import HOSPITAL, LEAK, LOG, LOG_READ, vinci
 from typer.testing import CliRunner
 
 from vinci.cli import declare
@@ -185,3 +185,5 @@ def test_the_agent_refuses_a_leak_whoever_asks(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match="administration sends requests to https") as refused:
         Agent._derive(state, 1, "leaky.yaml", text.replace(*LEAK).encode())
     assert refused.value.problems[0].line == 1 + text.splitlines().index("  - from: administration")
+    with pytest.raises(DeclarationError, match="nurses may read share log"):
+        Agent._derive(state, 1, "leaky.yaml", text.replace(LOG, LOG_READ).encode())

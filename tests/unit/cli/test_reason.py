@@ -94,6 +94,87 @@ def test_check_shows_a_leak_hop_by_hop_with_lines_and_the_smallest_change(tmp_pa
     assert (leak["from"], leak["to"], leak["way"][0]["line"]) == ("administration", "nurses", line)
 
 
+LOG = "nurses: [append], administration: [read, append]}"
+LOG_READ = LOG.replace("nurses: [append]", "nurses: [read]")
+FLOWS, TRUST = "flows:\n", "trusted: true, reason: for a test}\n"
+DIODE = "{from: nurses, to: doctors, service: udp/514, direction: one-way"
+WAYS_DOWN = [
+    pytest.param(
+        (LOG, LOG_READ),
+        "administration", "nurses",
+        ["administration may append share log", "nurses may read share log"],
+        ('take "read" on share log from nurses', "add `trusted: {communities: [nurses], reason: …}` to share log"),
+        (LOG, LOG_READ + "\n    trusted: {communities: [nurses], reason: for a test}"),
+        id="read up",
+    ),
+    pytest.param(
+        ("administration: [read]}", "administration: [read, append]}"),
+        "administration", "share billing",
+        ["administration may append share billing"],
+        ('take "append" on share billing from administration', "add `trusted: {communities: [administration], reason"),
+        ("administration: [read]}", "administration: [read, append]}\n    trusted: {communities: [administration], "
+         "reason: for a test}"),
+        id="append down",
+    ),
+    pytest.param(
+        ("nurses: [read]}\n  billing", "nurses: [write]}\n  billing"),
+        "nurses", "doctors",
+        ["nurses may write share prescriptions", "doctors may read share prescriptions"],
+        ('take "write" on share prescriptions from nurses', "or change a label"),
+        None,
+        id="write down",
+    ),
+    pytest.param(
+        (FLOWS, FLOWS + "  - {from: doctors, to: nurses, service: ssh}\n"),
+        "nurses", "doctors",
+        ["nurses answers requests of doctors to its ssh (tcp/22)"],
+        ("remove the flow by which nurses answers", "add `upward: true`, `trusted: true` and `reason: …` to the flow"),
+        (FLOWS, FLOWS + "  - {from: doctors, to: nurses, service: ssh, upward: true, " + TRUST),
+        id="a flow up with answers",
+    ),
+    pytest.param(
+        (FLOWS, FLOWS + f"  - {DIODE}}}\n"),
+        "nurses", "doctors",
+        ["nurses sends requests to syslog (udp/514) of doctors"],
+        ("remove the flow by which nurses sends", "if it is meant: add `trusted: true` and `reason: …` to the flow"),
+        (FLOWS, FLOWS + f"  - {DIODE}, {TRUST}"),
+        id="a flow down",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "start", "end", "steps", "said", "trusted"), WAYS_DOWN)
+def test_every_way_down_is_printed_hop_by_hop_with_the_smallest_change(
+    tmp_path: Path, change: Any, start: str, end: str, steps: list[str], said: tuple[str, str], trusted: Any
+) -> None:
+    """Shares and flows alike: not as an error of one line, but with the whole way; and what mends it does."""
+    file = changed(tmp_path, change)
+    status, output = vinci("check", file)
+    assert status == Status.DOES_NOT_HOLD
+    assert f"LEAK: information of {start} gets down to {end}" in output
+    way = [line for line in output.splitlines() if line.startswith(f"  {file}:")]
+    assert len(way) >= len(steps)
+    for step, line in zip(steps, way, strict=False):
+        assert f": {step} [" in line
+    assert "DOWN, unexplained" in output
+    assert f"smallest change: {said[0]}" in output
+    assert said[1] in output
+    assert vinci("flows", file)[0] == Status.DOES_NOT_HOLD
+    assert vinci("up", file)[0] == Status.DOES_NOT_HOLD
+    assert "not read back" in vinci("check", file, "--deep")[1]
+    if trusted is not None:
+        assert "proved: every way down is declared as trusted" in vinci("check", changed(tmp_path, trusted))[1]
+
+
+def test_a_diode_between_incomparable_labels_is_shown_by_the_proof(tmp_path: Path) -> None:
+    care = "care: {includes: [treatment], categories: [ward]}"
+    alone = care.replace("includes: [treatment]", "level: confidential")
+    flow = FLOWS + "  - {from: doctors, to: nurses, service: udp/514, direction: one-way}\n"
+    output = vinci("check", changed(tmp_path, (care, alone), (FLOWS, flow)))[1]
+    assert "LEAK: information of doctors gets down to nurses" in output
+    assert "add `upward: true`, `trusted: true` and `reason: …` to the flow" in output
+
+
 def test_check_fails_with_a_counter_example(tmp_path: Path) -> None:
     file = changed(tmp_path, ("that: nurses cannot write prescriptions", "that: nurses cannot read prescriptions"))
     status, output = vinci("check", file)

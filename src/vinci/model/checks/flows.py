@@ -85,7 +85,9 @@ def _labels(facts: Facts, flow: Flow, path: ModelPath) -> Iterator[Finding]:
     source, to = facts.labels.get(flow.source), facts.labels.get(flow.to)
     if source is None or to is None:
         return
-    if not source.dominates(to) and not flow.upward:
+    downward = not to.dominates(source) or (flow.direction is Direction.BOTH and not source.dominates(to))
+    leaks = downward and not flow.trusted  # the proof shows the whole way, and says what to add
+    if not source.dominates(to) and not flow.upward and not leaks:
         order = "a lower" if to.dominates(source) else "another, incomparable"
         yield error(
             path,
@@ -98,6 +100,5 @@ def _labels(facts: Facts, flow: Flow, path: ModelPath) -> Iterator[Finding]:
     if flow.upward and source.dominates(to):
         what = f"{flow.source} dominates {flow.to}: the flow does not lead upward"
         yield warning((*path, "upward"), what, "remove `upward`")
-    downward = not to.dominates(source) or (flow.direction is Direction.BOTH and not source.dominates(to))
     if flow.trusted and not downward:
         yield warning((*path, "trusted"), "this flow passes nothing down: nothing to trust", "remove `trusted`")

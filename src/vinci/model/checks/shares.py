@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Checks of shares: who gets at them, whether the labels allow it, and where they are mounted."""
+"""Checks of shares: who gets at them, and where they are mounted.
+
+Whether what is granted leads down is the proof's business (`vinci.policy.flows`), which shows the whole way.
+"""
 
 from __future__ import annotations
 
@@ -45,19 +48,24 @@ def _access(facts: Facts, name: str, share: Share) -> Iterator[Finding]:
             yield from _user(facts, community, user, path)
         yield from _repeated(facts, share, grantee, operations, path)
         own = facts.labels.get(community)
-        for operation in operations:
-            readers += operation in (Operation.READ, Operation.EXECUTE)
-            if label is None or own is None or community in trusted or permitted(operation, own, label):
-                continue
-            yield error(
-                path,
-                f'{grantee} may not {operation} "{name}": {RULES[operation]}; '
-                f"{community} has {own.text}, the share {label.text}",
-                f"remove {operation}, change a label, or declare `trusted: {{communities: [{community}], reason: …}}`",
-            )
+        readers += any(operation in (Operation.READ, Operation.EXECUTE) for operation in operations)
+        if label is not None and own is not None and Operation.WRITE in operations and community not in trusted:
+            yield from _written_up(name, grantee, own, label, path)
     if not readers:
         right = "give somebody read access, or remove the share"
         yield error(("shares", name, "access"), f'nobody can read "{name}"', right)
+
+
+def _written_up(name: str, grantee: str, own: PlannedLabel, label: PlannedLabel, path: ModelPath) -> Iterator[Finding]:
+    """Writing up is no leak, but it spoils what higher ones rely on, unseen by the one who does it."""
+    if label.dominates(own) and not own.equals(label):
+        community = grantee.partition(":")[0]
+        yield error(
+            path,
+            f'{grantee} may not write "{name}": {RULES[Operation.WRITE]}; {community} has {own.text}, '
+            f"the share {label.text}",
+            f"write append, change a label, or declare `trusted: {{communities: [{community}], reason: …}}`",
+        )
 
 
 def _user(facts: Facts, community: str, user: str, path: ModelPath) -> Iterator[Finding]:
