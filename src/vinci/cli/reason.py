@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +20,14 @@ from vinci.cli.output import print_json, print_table, run
 from vinci.cli.proof import Proof, leak_lines, proof_json, prove, say, step_json, verdict
 from vinci.cli.records import explain_record
 from vinci.model.load import Declaration
+from vinci.policy.construction import trusted_by_construction
 from vinci.policy.explain import Explanation, Ground, QuestionError, explain_access, explain_connection
 from vinci.policy.flows import Passage, describe, hop_text
 from vinci.policy.graph import Hop
 
 MAX_SHOWN = 200
 """Most pairs of communities whose ways are told one by one."""
-SHOWN_STEPS = 4
+SHOWN_STEPS, SHOWN_NAMES = 4, 12
 ARROWS = ("->", "to", "→")
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 
@@ -85,9 +86,24 @@ def _print_flows(proof: Proof, chosen: Iterable[tuple[str, str, Passage]]) -> No
     )
     if len(analysis.trusted) > MAX_SHOWN:
         say(f"and {len(analysis.trusted) - MAX_SHOWN} more\n")
+    infrastructure, source = proof.declaration.infrastructure, proof.declaration.source
+    print_table(
+        "Trusted by construction",
+        ("line", "who", "sees", "of the communities"),
+        [
+            (source.at(keeper.path), keeper.who, _some(keeper.sees.split(", ")), _some(keeper.communities))
+            for keeper in trusted_by_construction(infrastructure)
+        ],
+    )
     say(verdict(proof), None if analysis.proved else "red")
     for line in leak_lines(proof):
         say(line)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (
+        f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+    )
 
 
 def _way_text(proof: Proof, way: tuple[Hop, ...]) -> str:
@@ -106,7 +122,17 @@ def _flows_json(proof: Proof, chosen: Iterable[tuple[str, str, Passage]]) -> dic
         pairs.append({"from": start, "to": end, "passage": passage.value, "way": steps})
     trusted = [step_json(describe(analysis.graph, hop, source)) for hop in analysis.trusted]
     rest = proof_json(proof)
-    return {"proved": rest["proved"], "passages": pairs, "trusted": trusted, "leaks": rest["leaks"]}
+    keepers = [
+        {
+            **{"who": keeper.who, "sees": keeper.sees, "communities": keeper.communities},
+            "line": source.at(keeper.path).line,
+        }
+        for keeper in trusted_by_construction(proof.declaration.infrastructure)
+    ]
+    return {
+        **{"proved": rest["proved"], "passages": pairs, "trusted": trusted, "leaks": rest["leaks"]},
+        "trusted_by_construction": keepers,
+    }
 
 
 # -- explain ---------------------------------------------------------------------------------------------------------

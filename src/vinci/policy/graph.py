@@ -6,7 +6,7 @@ place. A hop is one thing that the file permits, with the line that permits it: 
 share, the request and the answer of a connection, and a person who is in two communities.
 
 Not in the graph, because no line of the file opens it: the A-VMs with their administrators, and the file servers,
-who see everything; covert channels (timing, load) between VMs of one node.
+who see everything (`vinci.policy.construction` lists them); covert channels (timing, load) between VMs of one node.
 """
 
 from __future__ import annotations

@@ -209,6 +209,22 @@ def test_flows_tells_who_whom_and_why(tmp_path: Path) -> None:
     assert vinci("flows", changed(tmp_path, LEAK))[0] == Status.DOES_NOT_HOLD
 
 
+def test_flows_lists_who_is_trusted_by_construction() -> None:
+    """No line of the file opens these ways, so the graph does not have them: they are told beside it."""
+    output = vinci("flows", HOSPITAL)[1]
+    assert "Trusted by construction" in output
+    lines = HOSPITAL.read_text().splitlines()
+    listed = json.loads(vinci("flows", HOSPITAL, "--json")[1])["trusted_by_construction"]
+    assert [(each["who"], lines[each["line"] - 1].strip()) for each in listed] == [
+        ("A-VM of node n1 and its administrators", "n1: {}"),
+        ("FS-VM files", "files: {}"),
+    ]
+    assert all(each["communities"] == ["doctors", "nurses", "administration"] for each in listed)
+    assert "homes-nurses" in listed[1]["sees"]
+    company = json.loads(vinci("flows", EXAMPLES / "company.yaml", "--json")[1])["trusted_by_construction"]
+    assert {each["who"] for each in company} >= {"FS-VM homes"}
+
+
 def test_flows_of_one_community() -> None:
     passages = json.loads(vinci("flows", UTILITY, "--json", "--from", "database")[1])["passages"]
     assert {(each["from"], each["to"], each["passage"]) for each in passages} == {

@@ -168,6 +168,22 @@ def test_a_diode_lets_nothing_back() -> None:
     assert any(hop.leaks and hop.kind is HopKind.ANSWER for hop in flow_graph(both).hops)
 
 
+def test_home_directories_are_places_of_their_own_community_only() -> None:
+    graph = flow_graph(load(HOSPITAL).infrastructure)
+    homes = {
+        (str(hop.source), hop.kind, str(hop.target)) for hop in graph.hops if "homes-" in f"{hop.source} {hop.target}"
+    }
+    assert homes == {
+        hop
+        for name in ("doctors", "nurses", "administration")
+        for hop in (
+            (f"share homes-{name}", HopKind.READ, name),
+            (name, HopKind.WRITE, f"share homes-{name}"),
+        )
+    }
+    assert not any(hop.downward for hop in graph.hops if "homes-" in f"{hop.source} {hop.target}")
+
+
 def test_a_leak_is_a_problem_of_the_file(tmp_path: Path) -> None:
     file = tmp_path / "leaky.yaml"
     text = HOSPITAL.read_text()
