@@ -77,14 +77,18 @@ class Seen:
 def boot_seen(
     runner: asyncio.Runner, images: Images, profile: Profile, folder: Path, kind: str, **how: Any
 ) -> tuple[SeenRig, Seen]:
-    """Boot a VM and attach to it. `how` goes to `Rig.boot`."""
+    """Boot a VM and attach to it; nothing is left when that fails. `how` goes to `Rig.boot`."""
     rig = SeenRig(images, folder)
-    wires = [Wire(folder / "wire", "a", (("02:56:0a:14:01:0a", "10.20.1.10/24"),))]
-    machine = runner.run(rig.boot(kind.lower(), kind, wires, 320, **how))
-    registers, tree = runner.run(monitor(folder / kind.lower() / "qmp", "info registers -a", "info mtree -f"))
-    with (folder / kind.lower() / "ram").open("r+b") as file:
-        ram = mmap.mmap(file.fileno(), 0)
-    guest = attach(GuestMemory(ram, parse_regions(tree)), registers, profile)
+    try:
+        wires = [Wire(folder / "wire", "a", (("02:56:0a:14:01:0a", "10.20.1.10/24"),))]
+        machine = runner.run(rig.boot(kind.lower(), kind, wires, 320, **how))
+        registers, tree = runner.run(monitor(folder / kind.lower() / "qmp", "info registers -a", "info mtree -f"))
+        with (folder / kind.lower() / "ram").open("r+b") as file:
+            ram = mmap.mmap(file.fileno(), 0)
+        guest = attach(GuestMemory(ram, parse_regions(tree)), registers, profile)
+    except BaseException:
+        runner.run(rig.close())
+        raise
     return rig, Seen(runner, machine, guest, ram)
 
 
