@@ -8,6 +8,7 @@ user's UID: what a compromised APP-VM can do is what counts, not what its login 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from vinci.model.infrastructure import Infrastructure, Operation
 from vinci.node.channel import Channel, ChannelError
@@ -18,32 +19,7 @@ PROBE = ".vinci-verify"
 """A file in each share (and home) that exists for this, kept by the FS-VM's `fs-shares`."""
 SECONDS = 120.0
 
-# Arguments: UID GID, then pairs of a name and SERVER:PATH. Prints for each NAME, read, append, write, execute (TABs).
-# Whether the file may be executed is asked (faccessat(2), which asks the server); it is not done, for others wrote it.
-_SCRIPT = r"""
-uid=$1 gid=$2; shift 2
-as() { setpriv --reuid "$uid" --regid "$gid" --clear-groups timeout 20 "$@" 2>/dev/null >&2; }
-try() { if as "$@"; then echo yes; else echo no; fi; }
-while [ $# -ge 2 ]; do
-  name=$1 source=$2; shift 2
-  dir=/run/vinci-verify/$name.$uid; mkdir -p "$dir"
-  if timeout 20 mount -t nfs4 -o vers=4.2,sec=sys,hard,sync,nosuid,nodev "$source" "$dir" 2>/dev/null; then
-    probe=$dir/.vinci-verify
-    r=$(try head -c 1 "$probe")
-    # an append that meets another client's may be refused, and says so: it is tried again
-    for _ in 1 2 3; do
-      a=$(try sh -c 'printf . >>"$0"' "$probe"); [ "$a" = no ] || break
-    done
-    w=$(try dd if=/dev/zero of="$probe" bs=1 count=1 conv=notrunc)
-    x=$(try test -x "$probe")
-    printf '%s\t%s\t%s\t%s\t%s\n' "$name" "$r" "$a" "$w" "$x"
-    umount -l "$dir"
-  else
-    printf '%s\tno\tno\tno\tno\n' "$name"
-  fi
-  rmdir "$dir" 2>/dev/null
-done
-"""
+_SCRIPT = Path(__file__).with_name("file_probe.py").read_bytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +42,9 @@ async def measure_files(
     measured = {}
     if channel is not None:
         words = " ".join(f"'{word}'" for pair in subject.sources for word in pair)
-        command = f"sh -s {subject.local_uid} {subject.gid} {words}"
+        command = f"python3 -IS - {subject.local_uid} {subject.gid} {words}"
         try:
-            measured = _parse((await channel.check(command, _SCRIPT.encode(), SECONDS)).text)
+            measured = _parse((await channel.check(command, _SCRIPT, SECONDS)).text)
         except ChannelError as error:
             reason = str(error)
     checks = []
