@@ -30,7 +30,7 @@ import os, select, signal, socket, sys, time
 heard = set()
 copies = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
 if pid := os.fork():
-    with open("/run/vinci/verify.pid", "w") as file: file.write(str(pid))
+    with open("/run/vinci/verify.pid", "w") as file: file.write("%d\n" % pid)
     os._exit(0)
 os.setsid()
 for stream in (0, 1, 2): os.dup2(os.open("/dev/null", os.O_RDWR), stream)
