@@ -284,7 +284,7 @@ def test_a_vm_at_which_alone_the_checker_ends_again_and_again_is_compromised(ram
     async def work() -> None:
         async with rig("dies") as it:
             await it.until(lambda: it.verdict("b") is Verdict.COMPROMISED)
-            assert len(it.failures) == 3
+            assert len(it.failures) >= 3
             assert it.incidents == {"b"}
             await it.until(lambda: it.verdict("a") is Verdict.TRUSTED)
 
