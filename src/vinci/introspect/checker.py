@@ -28,7 +28,7 @@ from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.confine import confine
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.hooks import HookTables
-from vinci.introspect.look import CHECKS, CPU_SECONDS, OutOfTimeError, Subject, look, processor_time, sentence
+from vinci.introspect.look import ATTACH_SECONDS, CHECKS, OutOfTimeError, Subject, look, processor_time, sentence
 from vinci.introspect.memory import GuestMemory, parse_regions
 from vinci.introspect.profile import Profile, ensure_profile
 from vinci.introspect.programs import PROGRAMS, SANDBOXED
@@ -91,7 +91,7 @@ class Checker:
         parse_registers(request.registers)  # what QEMU says, not the guest: a ValueError here is no finding
         started = time.perf_counter()
         try:
-            with processor_time(CPU_SECONDS):
+            with processor_time(ATTACH_SECONDS):
                 if vm.subject is None:
                     guest = attach(vm.memory, request.registers, self._profile)
                     kind = VmKind(request.kind)

@@ -43,7 +43,7 @@ class Budget:
 
     reads: int = 2_000_000
     bytes: int = 256 << 20
-    seconds: float = 5.0
+    seconds: float = 1.5
     _until: float = field(init=False)
 
     def __post_init__(self) -> None:

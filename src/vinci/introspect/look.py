@@ -25,8 +25,14 @@ from vinci.introspect.registers import parse_registers
 from vinci.introspect.selinux import SelinuxWatch
 from vinci.introspect.user_pages import check_user_pages
 
-CPU_SECONDS = 8.0
-"""For a whole look, an attach included. The checks' own budgets end long before; this ends what they do not count."""
+FIRST_SECONDS = 4.0
+"""For the first whole look, in which every byte is explained. The checks' own budgets end before; this ends what they
+do not count, long before a checker that hangs is killed by the clock (`look_ms`)."""
+KNOWN_SECONDS = 2.0
+"""For every further look."""
+ATTACH_SECONDS = 1.0
+_AGAIN_SECONDS = 0.05
+"""So soon the time is over again, if whoever it was over for did not take notice."""
 
 
 @dataclass(slots=True)
@@ -44,6 +50,8 @@ class Subject:
     """Paths of the programs that may filter their own system calls; None for every one, and for filters of sockets."""
     selinux: SelinuxWatch | None = None
     """Of a VM that was given a policy."""
+    known: bool = False
+    """Whether a whole look at it was made."""
     policies: tuple[str, ...] = ()
     """What `selinux` compares with, as the request had them."""
 
@@ -90,19 +98,24 @@ def processor_time(seconds: float) -> Iterator[None]:
         raise OutOfTimeError(f"looking took more than {seconds:g} s of processor time")
 
     previous = signal.signal(signal.SIGPROF, ran_out)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds, _AGAIN_SECONDS)  # once may be swallowed, as by a finaliser
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, previous)
+        while True:
+            try:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.signal(signal.SIGPROF, previous)
+                break
+            except OutOfTimeError:
+                continue
 
 
 def look(
     subject: Subject,
     registers: str,
     checks: Sequence[tuple[Check, CheckFunction]] = CHECKS,
-    seconds: float = CPU_SECONDS,
+    seconds: float | None = None,
 ) -> tuple[CheckResult, ...]:
     """Make the checks, in order; a row for each that was made.
 
@@ -113,7 +126,7 @@ def look(
         subject: its guest's translations and budget are begun anew for each check.
         registers: the text of `info registers -a` of now.
         checks: what to check, and by which function.
-        seconds: processor time for all of it.
+        seconds: processor time for all of it; None for FIRST_SECONDS or KNOWN_SECONDS.
 
     Raises:
         ValueError: the registers are not understood.
@@ -121,6 +134,8 @@ def look(
     processors = parse_registers(registers)
     results: list[CheckResult] = []
     check, started = Check.PLACE, time.perf_counter()
+    if seconds is None:
+        seconds = KNOWN_SECONDS if subject.known else FIRST_SECONDS
     try:
         with processor_time(seconds):
             for check, function in checks:
@@ -129,6 +144,7 @@ def look(
                 results.append(_made(check, function, subject, started))
                 if results[-1].error is not None and check in FUNDAMENTAL:
                     break
+            subject.known = len(results) == len(checks)
     except OutOfTimeError as error:
         results.append(CheckResult(check, 0, _since(started), error=str(error)))
     return tuple(results)

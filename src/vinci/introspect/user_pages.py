@@ -16,7 +16,7 @@ from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import PAGE_SIZE, Bytes, Implausible, Words
-from vinci.introspect.sampling import Sample, check_by_samples
+from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
 from vinci.introspect.slabs import Slabs
 from vinci.introspect.tasks import Task, TaskReader, in_slabs
 from vinci.introspect.user_tables import UserPages, executable_user_pages
@@ -59,10 +59,16 @@ def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) 
     pages = executable_user_pages(guest.memory, roots, guest.space.levels)
     sample = Sample(examined=len(pages))
     reader = TaskReader(guest)
+    order = np.argsort(pages.physical, kind="stable")
+    ascending = pages.physical[order]
     for problem in _problems(linear, pages, certified, vdso):
-        for row in np.flatnonzero(pages.physical == np.uint64(problem.physical))[:_SHOWN].tolist():
-            task = reader.read(int(tasks[pages.space[row]]))
-            _report(sample, task, int(pages.virtual[row]), bool(pages.writable[row]), problem)
+        first = int(np.searchsorted(ascending, np.uint64(problem.physical)))
+        for row in order[first : first + _SHOWN].tolist():
+            if pages.physical[row] == problem.physical:
+                task = reader.read(int(tasks[pages.space[row]]))
+                _report(sample, task, int(pages.virtual[row]), bool(pages.writable[row]), problem)
+        if sample.full:
+            break
     return sample
 
 
@@ -112,6 +118,7 @@ def _not_the_images(
     if guest.verified.get(_VERIFIED) == hashed.digest():
         return
     problems: list[_Problem] = []
+    grave = 0
     hashed = owners.hasher()
     row = 0
     for copies in _copied(guest, places):
@@ -120,7 +127,10 @@ def _not_the_images(
             (file, number), names = owners.of(row), certified.names(page.data)
             if file is None or file.file_system != IMAGE_FILE_SYSTEM or (file.path, number) not in names:
                 problems.append(_judged(int(frames[row]), file, number, bool(names)))
+                grave += problems[-1].severity is Severity.TAMPERED
             row += 1
+        if grave > MAX_FINDINGS:
+            break
     if not problems:
         guest.verified[_VERIFIED] = hashed.digest()
     yield from problems

@@ -14,7 +14,7 @@ from vinci.introspect.paging import LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE, 
 _FRAME = np.uint64(0x000F_FFFF_FFFF_F000)
 _MAX_TABLES = 1 << 16
 _MAX_PAGES = 1 << 20
-_BATCH = 1024
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,10 @@ def executable_user_pages(memory: GuestMemory, roots: Words, levels: int) -> Use
     table, virtual = roots, np.zeros(len(roots), np.uint64)
     writable = np.ones(len(roots), np.bool_)
     found: list[UserPages] = []
-    total = 0
+    total, mapped = 0, 0
     for depth in range(levels, 0, -1):
         total += len(table)
-        if total > _MAX_TABLES:
-            raise TooManyMappings(f"more than {_MAX_TABLES} page tables of user space")
+        waiting = 0
         below: list[UserPages] = []
         for at in range(0, len(table), _BATCH):
             part = slice(at, at + _BATCH)
@@ -62,8 +61,11 @@ def executable_user_pages(memory: GuestMemory, roots: Words, levels: int) -> Use
             pages, tables = rows
             found.append(pages)
             below.append(tables)
-        if sum(map(len, found)) > _MAX_PAGES:
-            raise TooManyMappings(f"more than {_MAX_PAGES} executable pages of user space")
+            mapped, waiting = mapped + len(pages), waiting + len(tables)
+            if mapped > _MAX_PAGES:
+                raise TooManyMappings(f"more than {_MAX_PAGES} executable pages of user space")
+            if total + waiting > _MAX_TABLES:
+                raise TooManyMappings(f"more than {_MAX_TABLES} page tables of user space")
         rest = _join(below)
         space, table, virtual, writable = rest.space, rest.physical, rest.virtual, rest.writable
     return _join(found)

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import pytest
 
+import vinci.introspect.look
 from vinci.introspect.findings import Check, CheckResult, Verdict, verdict_of
 from vinci.introspect.guest import Guest
-from vinci.introspect.look import CheckFunction, Subject, look
+from vinci.introspect.look import FIRST_SECONDS, KNOWN_SECONDS, CheckFunction, Subject, look
 
 REGISTERS = """
 CPU#0
@@ -71,6 +74,44 @@ def test_a_check_without_end_is_ended() -> None:
     assert [row.check for row in rows] == [Check.PLACE, Check.PROCESSES]
     assert "processor time" in str(rows[1].error)
     assert verdict_of(rows) is Verdict.COMPROMISED
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_time_that_is_over_while_nobody_can_tell_is_over_again() -> None:
+    """What is raised in a finaliser is only printed."""
+
+    class Swallows:
+        def __del__(self) -> None:
+            end = time.process_time() + 0.2
+            while time.process_time() < end:
+                pass
+
+    def endless(_subject: Subject) -> CheckResult:
+        Swallows()
+        end = time.process_time() + 2.0
+        while time.process_time() < end:
+            pass
+        raise AssertionError("it was not ended")
+
+    (row,) = _look((Check.PROCESSES, endless), seconds=0.1)
+    assert "processor time" in str(row.error)
+
+
+def test_a_known_vm_is_given_less_time_than_one_that_is_explained_for_the_first_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[float] = []
+
+    @contextmanager
+    def noted(seconds: float) -> Iterator[None]:
+        given.append(seconds)
+        yield
+
+    monkeypatch.setattr(vinci.introspect.look, "processor_time", noted)
+    subject = Subject(cast(Guest, _Guest()), None, None)  # type: ignore[arg-type]
+    for _ in range(2):
+        look(subject, REGISTERS, [_clean(Check.PLACE)])
+    assert given == [FIRST_SECONDS, KNOWN_SECONDS]
 
 
 def test_waiting_costs_no_processor_time() -> None:

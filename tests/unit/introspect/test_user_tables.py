@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -73,6 +74,18 @@ def test_a_table_that_maps_itself_everywhere_is_too_much() -> None:
     everywhere = {(0, index): PRESENT | USER for index in range(512)}
     with pytest.raises(TooManyMappings):
         executable_user_pages(memory_of(everywhere), np.zeros(1, np.uint64), 4)
+
+
+def test_many_spaces_whose_tables_map_everything_are_too_much_before_they_are_listed() -> None:
+    """One level alone would be 8 million tables."""
+    everywhere = {(0, index): PRESENT | USER for index in range(512)}
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooManyMappings):
+            executable_user_pages(memory_of(everywhere), np.zeros(64, np.uint64), 4)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
 
 
 PAGE = VdsoPage(bytes(range(256)) * 16, {100: (bytes(range(100, 103)), b"abc"), 4000: (b"\xa0\xa1", b"xy")})
