@@ -332,6 +332,12 @@ def test_another_kernel_is_named(app: Attacked) -> None:
     assert named(found, Check.PLACE, "the trusted kernel's text lies at")
 
 
+@pytest.mark.parametrize("symbol", ["kexec_image", "kexec_crash_image"])
+def test_a_kernel_that_waits_to_be_started_is_named(app: Attacked, symbol: str) -> None:
+    app.word(app.guest.symbol(symbol), app.guest.symbol("init_task"))
+    assert named(app.findings(), Check.PLACE, symbol, "another kernel is loaded")
+
+
 def pack(app: Attacked) -> int:
     head = app.guest.symbol("pack_list")
     return app.guest.u64(app.guest.u64(head) + app.guest.layout.offset("bpf_prog_pack", "ptr"))

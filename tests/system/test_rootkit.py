@@ -148,6 +148,9 @@ def test_a_kernel_that_was_started_by_another_isnamed(watched: Watched) -> None:
     line = (
         run(watched.seen.machine.ok("cat /proc/cmdline")).replace("security=selinux enforcing=1", "selinux=0").strip()
     )
-    run(watched.rootkit.kexec(images.kernel, images.initramfs, line))
+    run(watched.rootkit.kexec_load(images.kernel, images.initramfs, line))
+    found = watched.look()
+    assert named(found, Expected(Check.PLACE, "another kernel is loaded.*kexec_image"), 0), lines(found)
+    run(watched.rootkit.kexec())
     found = watched.look()
     assert named(found, Expected(Check.PLACE, ""), 0), lines(found)

@@ -12,6 +12,11 @@ from vinci.introspect.memory import Unreadable
 from vinci.introspect.registers import CR0_WP, CR4_SMAP, CR4_SMEP, EFER_NXE, Processor
 from vinci.introspect.sampling import Sample, check_by_samples
 
+_WAITING_KERNELS = {
+    "kexec_image": "another kernel is loaded, to be started in place of this one",
+    "kexec_crash_image": "another kernel is loaded, to be started when this one fails",
+}
+"""Pointers to what kexec_load and kexec_file_load made ready (kernel/kexec_core.c), whose text may be compressed."""
 _VECTORS = 256
 _GATE = np.dtype(
     [("low", "<u2"), ("segment", "<u2"), ("flags", "<u2"), ("middle", "<u2"), ("high", "<u4"), ("_", "<u4")]
@@ -34,6 +39,9 @@ def _sample(guest: Guest) -> Sample:
     if found != [guest.physical_base]:
         places = ", ".join(f"{physical:#x}" for physical in found) or "nowhere"
         sample.add("anchor", Check.PLACE, f"the trusted kernel's text lies at {places}", f"{guest.physical_base:#x}")
+    for name, what in _WAITING_KERNELS.items():
+        if guest.u64(guest.symbol(name)):
+            sample.add(name, Check.PLACE, f"{what} (kexec)", name)
     for processor in guest.processors:
         if processor.long_mode:
             sample.examined += 1

@@ -127,12 +127,16 @@ class Rootkit:
                 await self.machine.ok(f"kill {pid}; while [ -d /proc/{pid} ]; do sleep 0.05; done")
         self.program = self.victim = 0
 
-    async def kexec(self, kernel: Path, initramfs: Path, command_line: str) -> None:
-        """Run another kernel in the VM's place; returns when its control channel answers."""
+    async def kexec_load(self, kernel: Path, initramfs: Path, command_line: str) -> None:
+        """Make another kernel ready to run in the VM's place."""
         for name, path in (("kernel", kernel), ("initramfs", initramfs)):
             await self.machine.put(f"{_FOLDER}/{name}", path.read_bytes())
-        words = f"kexec {_FOLDER}/kernel {_FOLDER}/initramfs '{command_line}'"
-        await self._start(f"python3 {_FOLDER}/malware.py {words}", ready=True)
+        words = f"kexec-load {_FOLDER}/kernel {_FOLDER}/initramfs '{command_line}'"
+        await self.machine.ok(f"python3 {_FOLDER}/malware.py {words}")
+
+    async def kexec(self) -> None:
+        """Run the kernel that was made ready; returns when its control channel answers."""
+        await self._start(f"python3 {_FOLDER}/malware.py kexec", ready=True)
         with suppress(ChannelError):  # the old kernel goes without a word
             await self.machine.sh("sleep 60")
         self.machine.channel.close()
