@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import struct
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +23,20 @@ from seen_vm import Seen, boot_seen
 from vinci.images.build import ensure_images
 from vinci.images.manifest import read_manifest
 from vinci.introspect.certified import CertifiedFiles
-from vinci.introspect.findings import Check, CheckResult, Finding, Severity
+from vinci.introspect.findings import Check, CheckResult, Finding, Severity, Verdict, verdict_of
+from vinci.introspect.guest import Guest
 from vinci.introspect.hooks import HookTables
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.look import Subject, look
 from vinci.introspect.profile import ensure_profile
+from vinci.introspect.sampling import UNSETTLED_LOOKS
 from vinci.introspect.slabs import Slabs
+
+HOLE = 0xFFFF_0000_0000_0000 - (1 << 40)
+"""An address that no page table maps."""
+RIGHTS = 7
+"""Present, writable, for user mode: an entry of a page table."""
+MOST_MEMORY = 256 << 20
 
 
 @dataclass
@@ -87,3 +100,143 @@ def test_a_table_of_functions_in_writable_data_has_to_name_certified_ones(victim
     attacked.word(copy + guest.layout.offset("file_operations", "read_iter"), copy + size)
     (found, *_) = tampered(victim.look(subject), Check.HOOKS)
     assert "operations of a file (f_op): read_iter is" in found.what
+
+
+def first_process(guest: Guest, member: str) -> int:
+    """What `init` has there, as its `mm` or `files`."""
+    tasks = guest.layout.offset("task_struct", "tasks")
+    return guest.u64(guest.u64(guest.symbol("init_task") + tasks) - tasks + guest.layout.offset("task_struct", member))
+
+
+def empty_pages(guest: Guest) -> Iterator[int]:
+    """Pages of RAM with nothing in them."""
+    region = guest.memory.regions[0]
+    yield from ((np.flatnonzero(~guest.memory.tables.any(axis=1)) << 12) - region.offset + region.physical).tolist()
+
+
+def executes_all_memory(attacked: Attacked) -> None:
+    """Tables of a process map every page of RAM as code: each of them is a page to be judged."""
+    guest = attacked.guest
+    memory, region = guest.memory, guest.memory.regions[0]
+    tables = empty_pages(guest)
+    root = guest.physical(guest.u64(first_process(guest, "mm") + guest.layout.offset("mm_struct", "pgd")))
+    upper = [next(tables) for _ in range(guest.space.levels - 2)]
+    for table, below in zip([root, *upper], upper, strict=False):
+        memory.view(table, 8).view(np.uint64)[0] = below | RIGHTS
+    for number in range(region.size >> 21):
+        table = next(tables)
+        memory.view(upper[-1] + 8 * number, 8).view(np.uint64)[0] = table | RIGHTS
+        pages = (np.arange(512) + 512 * number << 12) + region.physical
+        memory.view(table, 4096).view(np.uint64)[:] = pages.astype(np.uint64) | np.uint64(RIGHTS)
+
+
+def cycle_of_modules(attacked: Attacked) -> None:
+    """The list of modules ends in a circle that its head is no part of."""
+    guest = attacked.guest
+    second = guest.u64(guest.u64(guest.symbol("modules")))
+    attacked.word(guest.u64(guest.u64(second)), second)
+
+
+def index_in_itself(attacked: Attacked) -> None:
+    """A node of the table of pids is its own child."""
+    guest = attacked.guest
+    at = guest.symbol("init_pid_ns") + guest.layout.offset("pid_namespace", "idr.idr_rt.xa_head")
+    node = guest.u64(at)
+    attacked.word((node & ~3) + guest.layout.offset("xa_node", "slots") + 8, node)
+
+
+def files_without_end(attacked: Attacked) -> None:
+    """A process says that it has four thousand million open files."""
+    guest, layout = attacked.guest, attacked.guest.layout
+    table = guest.u64(first_process(guest, "files") + layout.offset("files_struct", "fdt"))
+    attacked.poke(table + layout.offset("fdtable", "max_fds"), b"\xff" * 4)
+
+
+def into_the_hole(attacked: Attacked) -> None:
+    """The list of processes leads to where no memory is."""
+    attacked.word(attacked.guest.symbol("init_task") + attacked.guest.layout.offset("task_struct", "tasks"), HOLE)
+
+
+def records_in_the_hole(attacked: Attacked) -> None:
+    """All page frames' records are said to lie there."""
+    attacked.word(attacked.guest.symbol("vmemmap_base"), HOLE)
+
+
+def everything_on_one_page(attacked: Attacked) -> None:
+    """A process's tables lead to themselves, whatever the address."""
+    guest = attacked.guest
+    root = guest.physical(guest.u64(first_process(guest, "mm") + guest.layout.offset("mm_struct", "pgd")))
+    table = next(empty_pages(guest))
+    guest.memory.view(root, 8).view(np.uint64)[0] = table | RIGHTS
+    guest.memory.view(table, 4096).view(np.uint64)[:] = table | RIGHTS
+
+
+def kernel_on_one_page(attacked: Attacked) -> None:
+    """The kernel's tables, too."""
+    guest = attacked.guest
+    table = next(empty_pages(guest))
+    guest.memory.view(guest.space.root + 8 * 300, 8).view(np.uint64)[0] = table | RIGHTS
+    guest.memory.view(table, 4096).view(np.uint64)[:] = table | RIGHTS
+
+
+def frees_without_end(attacked: Attacked) -> None:
+    """The cache of processes' records is said to hold objects of eight bytes."""
+    guest = attacked.guest
+    cache = guest.u64(guest.symbol("task_struct_cachep"))
+    attacked.poke(cache + guest.layout.offset("kmem_cache", "size"), struct.pack("<I", 8))
+
+
+TAMPERINGS = (
+    executes_all_memory,
+    cycle_of_modules,
+    index_in_itself,
+    files_without_end,
+    into_the_hole,
+    records_in_the_hole,
+    everything_on_one_page,
+    kernel_on_one_page,
+    frees_without_end,
+)
+
+
+@pytest.mark.parametrize("tamper", TAMPERINGS)
+def test_a_hostile_guest_counts_as_tampered_with_within_bounds(
+    victim: Victim, tamper: Callable[[Attacked], None]
+) -> None:
+    attacked, subject = victim.attacked()
+    assert verdict_of(victim.look(subject)) is Verdict.TRUSTED
+    tamper(attacked)
+    results = victim.look(subject)  # in the processor time that the checker gives to a VM it knows
+    assert verdict_of(results) is Verdict.COMPROMISED
+    assert not any("processor time" in (row.error or "") for row in results), lines(results)
+    tracemalloc.start()
+    try:
+        look(subject, victim.seen.registers(), seconds=60.0)  # counting takes time
+        assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_guest_that_writes_all_the_time_counts_as_tampered_with(victim: Victim) -> None:
+    """The list of processes is whole and torn by turns, faster than it can be followed."""
+    attacked, subject = victim.attacked()
+    at = attacked.guest.symbol("init_task") + attacked.guest.layout.offset("task_struct", "tasks")
+    word = attacked.guest.memory.view(attacked.guest.physical(at), 8).view(np.uint64)
+    good, ended = word[0], threading.Event()
+
+    def write() -> None:
+        odd = itertools.cycle((HOLE, int(good) ^ 64, 8, 1))
+        while not ended.is_set():
+            word[0] = next(odd)
+            time.sleep(0.0001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        verdicts = {verdict_of(victim.look(subject)) for _ in range(UNSETTLED_LOOKS)}
+    finally:
+        ended.set()
+        writer.join()
+    assert Verdict.COMPROMISED in verdicts
+    word[0] = good
+    assert verdict_of(victim.look(subject)) is Verdict.TRUSTED
