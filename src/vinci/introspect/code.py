@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vinci.introspect.guest import Guest
 from vinci.introspect.loaded import listed, read_module
 from vinci.introspect.memory import Implausible, Words
+from vinci.introspect.profile.module_file import ModuleFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class ModuleSpan:
     name: str
     text: tuple[int, int]
     data: tuple[int, int]
-    functions: tuple[int, ...]
+    functions: Sequence[int] | Words
     constants_end: int = 0
 
 
@@ -48,8 +49,13 @@ def loaded_modules(guest: Guest) -> tuple[list[ModuleSpan], list[ModuleSpan]]:
         else:
             data = (end, module.base + file.core.size)
             constants = module.base + file.core.read_only
-            certified.append(ModuleSpan(module.name, (module.base, end), data, file.functions, constants))
+            certified.append(ModuleSpan(module.name, (module.base, end), data, _functions(file), constants))
     return certified, others
+
+
+@lru_cache(maxsize=1024)
+def _functions(file: ModuleFile) -> Words:
+    return np.array(file.functions, np.uint64)
 
 
 class Code:
@@ -81,8 +87,8 @@ class Code:
 
     @cached_property
     def _in_modules(self) -> Words:
-        starts = [np.array(module.functions, np.uint64) + np.uint64(module.text[0]) for module in self.modules]
-        return np.unique(np.concatenate([np.zeros(0, np.uint64), *starts]))
+        starts = [np.asarray(module.functions, np.uint64) + np.uint64(module.text[0]) for module in self.modules]
+        return np.sort(np.concatenate([np.zeros(0, np.uint64), *starts]))
 
     def are_functions(self, addresses: Words) -> npt.NDArray[np.bool_]:
         """Whether each address is one at which a certified function begins."""

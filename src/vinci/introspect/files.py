@@ -37,6 +37,7 @@ class FileNames:
         self._mount = layout.offset("mount", "mnt")
         self._above = struct_reader(layout, "mount", "mnt_parent", "mnt_mountpoint", "mnt.mnt_root")
         self._paths: dict[int, str] = {}
+        self._in_root: dict[tuple[int, int], str] = {}
         self._systems: dict[int, str] = {}
         self._of_inode: dict[int, GuestFile] = {}
 
@@ -80,13 +81,18 @@ class FileNames:
         Raises Unreadable, Broken.
         """
         dentry, mount, inode = self._file.words(self.guest, file)
-        super_block = self._inode.words(self.guest, inode)[0]
+        system = self.system(self._inode.words(self.guest, inode)[0])
+        if (dentry, mount) not in self._in_root:
+            self._in_root[dentry, mount] = self._from_root(dentry, mount)
+        return GuestFile(system, self._in_root[dentry, mount]), inode
+
+    def _from_root(self, dentry: int, mount: int) -> str:
         names: list[str] = []
         at = mount - self._mount
         for _ in range(_MAX_DEPTH):
             parent, point, root = self._above.words(self.guest, at)
             names = self._names(dentry, root) + names
             if parent == at:
-                return GuestFile(self.system(super_block), "/" + "/".join(names)), inode
+                return "/" + "/".join(names)
             dentry, at = point, parent
         raise Broken("a file system is mounted deeper than any path")

@@ -225,6 +225,9 @@ class Guest:
 
 def printable(untrusted: bytes) -> str:
     """Text from a guest's memory as ASCII without control characters, others as `\\x..`."""
+    text = untrusted.decode("latin-1")
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
     return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in untrusted)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from vinci.introspect.guest import Guest
 from vinci.introspect.loaded import LoadedModule
@@ -32,16 +33,22 @@ class Linker:
 
     def __init__(self, guest: Guest, modules: Iterable[LoadedModule]) -> None:
         self.guest = guest
-        self._exports: dict[str, int] = {}
         self._cores: dict[int, Code] = {}
         self._files: list[tuple[LoadedModule, ModuleFile]] = []
         for module in modules:
             file = guest.profile.module(module.name)
             if file:
                 self._files.append((module, file))
-                sections = file.addresses(module.base, module.init, module.per_cpu)
-                for name, symbol in file.exports.items():
-                    self._exports.setdefault(name, sections.get(symbol.section, 0) + symbol.value)
+
+    @cached_property
+    def _exports(self) -> dict[str, int]:
+        """What these modules export, worked out when one has to be linked."""
+        found: dict[str, int] = {}
+        for module, file in self._files:
+            sections = file.addresses(module.base, module.init, module.per_cpu)
+            for name, symbol in file.exports.items():
+                found.setdefault(name, sections.get(symbol.section, 0) + symbol.value)
+        return found
 
     def resolve(self, name: str) -> int:
         """The address of what a module imports. Raises KeyError."""

@@ -123,13 +123,15 @@ def _check_program(
 ) -> None:
     if file is None:
         return
-    where = f"{task.where} {file.path}"
+    what, key, severity = "", "", Severity.TAMPERED
     if file.file_system in NETWORK_FILE_SYSTEMS:
-        sample.add(("share", *task.key), Check.PROCESSES, "a program from a share", where, Severity.NOTE)
+        what, key, severity = "a program from a share", "share", Severity.NOTE
     elif file.path not in certified.programs:
-        sample.add(("foreign", file.path), Check.PROCESSES, "a program that is not the image's", where)
+        what, key = "a program that is not the image's", "foreign"
     elif programs is not None and file.path not in programs:
-        sample.add(("undeclared", file.path), Check.PROCESSES, "a program that this kind of VM does not run", where)
+        what, key = "a program that this kind of VM does not run", "undeclared"
+    if what:
+        sample.add((key, file.path), Check.PROCESSES, what, f"{task.where} {file.path}", severity)
 
 
 def _check_kernel_thread(sample: Sample, guest: Guest, code: Code, task: Task) -> None:

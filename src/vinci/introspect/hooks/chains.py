@@ -8,6 +8,7 @@ in the image's data are held to the image by `pointers`.)
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 
 import numpy as np
 
@@ -91,6 +92,7 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     """Follow all these chains. Raises Unreadable, Broken."""
     del trusted
     calls: list[Call] = []
+    registered: list[tuple[str, str, int]] = []
     reader = struct_reader(guest.layout, "notifier_block", "notifier_call", "next")
     for head, names in _NOTIFIERS.items():
         offset = guest.layout.offset(head, "head")
@@ -100,13 +102,13 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
     for name, kind, link in _REGISTERED_LISTS:
         at = guest.layout.offset(kind, link)
         for entry in list_entries(guest, guest.symbol(name), _LIMIT):
-            _registered(code, sample, name, kind, entry - at)
+            registered.append((name, kind, entry - at))
     for entry in chain(guest, guest.u64(guest.symbol("file_systems")), _next_file_system(guest), _LIMIT):
-        _registered(code, sample, "file_systems", "file_system_type", entry)
+        registered.append(("file_systems", "file_system_type", entry))
     for name, length, kind in _REGISTERED_TABLES:
-        for entry in struct.unpack(f"<{length}Q", guest.read(guest.symbol(name), 8 * length)):
-            if entry:
-                _registered(code, sample, name, kind, entry)
+        entries = struct.unpack(f"<{length}Q", guest.read(guest.symbol(name), 8 * length))
+        registered += [(name, kind, entry) for entry in entries if entry]
+    _registered(code, registered, sample)
     _netfilter(guest, calls)
     check_calls(code, calls, sample, Check.HOOKS)
 
@@ -115,13 +117,20 @@ def _next_file_system(guest: Guest) -> int:
     return guest.layout.offset("file_system_type", "next")
 
 
-def _registered(code: Code, sample: Sample, name: str, kind: str, address: int) -> None:
-    sample.examined += 1
-    if not code.is_data(address):
-        what = f"registered in {name} is something that is in no certified data"
-        sample.add(("registered", name), Check.HOOKS, what, code.describe(address))
-    for member in foreign_functions(code.guest, code, kind, np.array([address], np.uint64)).values():
-        sample.add(("registered", name), Check.HOOKS, f"registered in {name}: {member}", code.describe(address))
+def _registered(code: Code, objects: list[tuple[str, str, int]], sample: Sample) -> None:
+    """Each object (by its list and its struct) is in certified data and names certified functions."""
+    sample.examined += len(objects)
+    kinds: dict[str, list[int]] = defaultdict(list)
+    inside = code.are_data(np.array([address for _, _, address in objects], np.uint64))
+    for (name, kind, address), own in zip(objects, inside.tolist(), strict=True):
+        kinds[kind].append(address)
+        if not own:
+            what = f"registered in {name} is something that is in no certified data"
+            sample.add(("registered", name), Check.HOOKS, what, code.describe(address))
+    for kind, addresses in kinds.items():
+        for address, member in foreign_functions(code.guest, code, kind, np.array(addresses, np.uint64)).items():
+            what = f"registered is a {kind}: {member}"
+            sample.add(("registered", kind), Check.HOOKS, what, code.describe(address))
 
 
 def _notifiers(guest: Guest, reader: StructReader, name: str, first: int, calls: list[Call]) -> None:

@@ -19,9 +19,9 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
         if not len(pointers.sites):
             continue
         base = module.text[0]
-        first, last = int(pointers.sites.min()), int(pointers.sites.max()) + 8
+        first, last = pointers.span
         words = np.frombuffer(guest.read(base + first, last - first), np.uint64)
-        values = words[(pointers.sites - first) >> 3]
+        values = words[pointers.rows]
         expected = pointers.expected(base, guest.slide)
         sample.examined += len(values)
         for row in np.flatnonzero(values != expected).tolist():

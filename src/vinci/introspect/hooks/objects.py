@@ -19,7 +19,7 @@ from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import list_entries
 from vinci.introspect.loaded import MODULES_END, MODULES_START
-from vinci.introspect.memory import Unreadable
+from vinci.introspect.memory import Unreadable, Words
 from vinci.introspect.sampling import Sample
 from vinci.introspect.slabs import Slabs
 
@@ -76,22 +76,32 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
         objects = slabs.objects(kind.cache)
         inner = guest.layout.offset(*kind.container) if kind.container else 0
         sample.examined += len(objects)
-        for pointer in kind.pointers:
-            tables = linear.words(objects, inner + guest.layout.offset(kind.struct, pointer))
-            wrong = np.flatnonzero(~code.are_data(tables) & (tables != 0))
-            if kind.or_function:
-                wrong = wrong[~code.are_functions(tables[wrong])]
-            foreign = foreign_functions(guest, code, _TABLES[pointer], np.unique(tables[code.are_data(tables)]))
-            for table, member in foreign.items():
-                what = f"operations of a {kind.struct} ({pointer}): {member}"
-                sample.add(("table", kind.struct, pointer), Check.HOOKS, what, f"table at {code.describe(table)}")
-            for row in wrong.tolist():
-                address, table = int(objects[row]), int(tables[row])
-                if not _can_be_used(guest, table):
-                    continue
-                what = f"operations of a {kind.struct} ({pointer}) lie at {code.describe(table)}, in no certified data"
-                sample.add(("object", address, pointer), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
+        offsets = [inner + guest.layout.offset(kind.struct, pointer) for pointer in kind.pointers]
+        for pointer, tables in zip(kind.pointers, linear.columns(objects, offsets), strict=True):
+            _objects(guest, code, kind, pointer, objects, tables, sample)
     _super_blocks(guest, code, sample)
+
+
+def _objects(
+    guest: Guest, code: Code, kind: _Kind, pointer: str, objects: Words, tables: Words, sample: Sample
+) -> None:
+    """Check the tables that one pointer of all these objects leads to."""
+    used = np.unique(tables)
+    used = used[used != 0]
+    inside = code.are_data(used)
+    for table, member in foreign_functions(guest, code, _TABLES[pointer], used[inside]).items():
+        what = f"operations of a {kind.struct} ({pointer}): {member}"
+        sample.add(("table", kind.struct, pointer), Check.HOOKS, what, f"table at {code.describe(table)}")
+    outside = used[~inside]
+    if kind.or_function:
+        outside = outside[~code.are_functions(outside)]
+    outside = np.array([table for table in outside.tolist() if _can_be_used(guest, table)], np.uint64)
+    for row in np.flatnonzero(np.isin(tables, outside)).tolist() if len(outside) else ():
+        address, table = int(objects[row]), int(tables[row])
+        what = f"operations of a {kind.struct} ({pointer}) lie at {code.describe(table)}, in no certified data"
+        sample.add(("object", address, pointer), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
+        if sample.full:
+            break
 
 
 def _can_be_used(guest: Guest, table: int) -> bool:
@@ -113,19 +123,21 @@ def _super_blocks(guest: Guest, code: Code, sample: Sample) -> None:
     layout = guest.layout
     link, operations = layout.offset("super_block", "s_list"), layout.offset("super_block", "s_op")
     root, inode = layout.offset("super_block", "s_root"), layout.offset("dentry", "d_inode")
+    found: list[tuple[str, int, int]] = []
     for entry in list_entries(guest, guest.symbol("super_blocks"), _MAX_SUPER_BLOCKS):
         sample.examined += 1
         block = entry - link
-        tables = {"s_op": guest.u64(block + operations)}
+        found.append(("s_op", guest.u64(block + operations), block))
         if top := guest.u64(block + root):
             node = guest.u64(top + inode)
-            tables |= {name: guest.u64(node + layout.offset("inode", name)) for name in _INODE}
-        for name, table in tables.items():
-            what = ""
-            if table and not code.is_data(table):
-                what = f"operations of a file system's root lie at {code.describe(table)}, in no certified data"
-            elif table:
-                foreign = foreign_functions(guest, code, _TABLES[name], np.array([table], np.uint64))
-                what = f"operations of a file system's root: {foreign[table]}" if foreign else ""
-            if what:
-                sample.add(("root", block), Check.HOOKS, what, f"super_block at {block:#x}")
+            found += [(name, guest.u64(node + layout.offset("inode", name)), block) for name in _INODE]
+    for pointer in ("s_op", *_INODE):
+        blocks = {table: block for name, table, block in found if name == pointer and table}
+        tables = np.array(list(blocks), np.uint64)
+        inside = code.are_data(tables)
+        wrong = {
+            table: f"lie at {code.describe(table)}, in no certified data" for table in tables[~inside].tolist()
+        } | foreign_functions(guest, code, _TABLES[pointer], tables[inside])
+        for table, problem in wrong.items():
+            what = f"operations of a file system's root ({pointer}): {problem}"
+            sample.add(("root", pointer), Check.HOOKS, what, f"super_block at {blocks[table]:#x}")

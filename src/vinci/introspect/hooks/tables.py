@@ -7,6 +7,7 @@ a rootkit could write a table of its own between them, and let an object point t
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 
 import numpy as np
@@ -25,18 +26,21 @@ def foreign_functions(guest: Guest, code: Code, kind: str, tables: Words) -> dic
     Args:
         tables: their addresses; those in read-only data are not looked at.
     """
-    found: dict[int, str] = {}
-    own = np.unique(tables[~code.are_constant(tables)])[:_MAX_TABLES]
-    names, offsets = _functions(guest.layout, kind)
-    for table in own.tolist():
-        try:
-            content = guest.read(table, -(-guest.layout.size(kind) // 8) * 8)
-        except Unreadable:
-            continue  # the objects that point there are looked at by themselves
-        values = np.frombuffer(content, np.uint64)[offsets]
-        for row in np.flatnonzero(~code.are_functions(values) & (values != 0))[:1].tolist():
-            found[table] = f"{names[row]} is {code.describe(int(values[row]))}, which is no certified function"
-    return found
+    own = tables[~code.are_constant(tables)]
+    if not len(own):
+        return {}
+    own = np.unique(own)[:_MAX_TABLES]
+    names, words = _functions(guest.layout, kind)
+    values = np.zeros((len(own), len(words)), np.uint64)
+    size = -(-guest.layout.size(kind) // 8) * 8
+    for row, table in enumerate(own.tolist()):
+        with contextlib.suppress(Unreadable):  # the objects that point there are looked at by themselves
+            values[row] = np.frombuffer(guest.read(table, size), np.uint64)[words]
+    foreign = ~code.are_functions(values.reshape(-1)).reshape(values.shape) & (values != 0)
+    return {
+        int(own[row]): f"{names[column]} is {code.describe(int(values[row, column]))}, which is no certified function"
+        for row, column in reversed(np.argwhere(foreign).tolist())  # the first of each table
+    }
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ _STATIC_CALL_KEY = "__SCK__"
 """What a static call's key says is only the kernel's note: what is called stands in the text, and is checked there."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pointers:
     """Pointers in a part of the image that begins at link address `start`.
 
@@ -52,13 +52,13 @@ class Pointers:
     targets: Words
     free: npt.NDArray[np.bool_]
 
-    @property
+    @cached_property
     def rows(self) -> npt.NDArray[np.int64]:
         """The number of each pointer's word from `start`."""
         return ((self.sites - np.uint64(self.start)) >> np.uint64(3)).astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModulePointers:
     """Pointers to functions in a module's writable data.
 
@@ -69,6 +69,16 @@ class ModulePointers:
     sites: npt.NDArray[np.int64]
     targets: Words
     own: npt.NDArray[np.bool_]
+
+    @cached_property
+    def span(self) -> tuple[int, int]:
+        """The offset of the first site, and that behind the last."""
+        return int(self.sites.min()), int(self.sites.max()) + 8
+
+    @cached_property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """The number of each pointer's word from the first site on."""
+        return (self.sites - self.span[0]) >> 3
 
     def expected(self, base: int, slide: int) -> Words:
         """What has to stand at the sites of a module that is loaded at `base`."""
