@@ -27,6 +27,7 @@ from vinci.introspect.memory import GuestMemory
 from vinci.introspect.network import check_network
 from vinci.introspect.processes import check_processes
 from vinci.introspect.profile import Profile, ensure_profile
+from vinci.introspect.sampling import UNSETTLED_LOOKS
 from vinci.introspect.selinux import SelinuxWatch
 from vinci.introspect.tasks import Task, TaskReader, listed
 from vinci.introspect.user_pages import check_user_pages
@@ -34,6 +35,7 @@ from vinci.introspect.user_pages import check_user_pages
 CLEAN_LOOKS = 75
 """Under each load; `bench/clean_sweeps.py` makes the many."""
 FUZZED_LOOKS = 150
+MOVING_LOOKS = 2 * UNSETTLED_LOOKS
 
 
 @dataclass
@@ -121,6 +123,14 @@ def started(command: str, ready: str) -> str:
     )
 
 
+def runs(program: str, name: str) -> str:
+    """The condition that the started process runs that program under its new name.
+
+    While execve() takes the old memory apart the link already leads to the new program, but the name is the old one's.
+    """
+    return f"readlink /proc/$(cat /run/evil)/exe | grep -q {program} && grep -qx '{name}' /proc/$(cat /run/evil)/comm"
+
+
 def python(code: str) -> str:
     """A script that starts a Python program and waits until it has done what it is for."""
     code += "; open('/run/ready', 'w'); import time; time.sleep(1000)"
@@ -177,10 +187,10 @@ ATTACKS = {
         r"pid \d+ \(python3\) at 0x[0-9a-f]+, writable",
     ),
     "fileless program": Attack(
-        started(f"python3 -c {load_word(FILELESS)}", "readlink /proc/$(cat /run/evil)/exe | grep -q memfd"),
+        started(f"python3 -c {load_word(FILELESS)}", runs("memfd", r"memfd:x\|[0-9]\+")),
         STOP,
         "a program that is not the image's",
-        r"pid \d+ \(\d+\) /memfd:x",
+        r"pid \d+ \((memfd:x|\d+)\) /memfd:x",  # the file's name, or its number, by the kernel's version
     ),
     "self-patching": Attack(
         started(f"python3 -c {load_word(SELF_PATCHING)}", "[ -e /run/ready ]"),
@@ -189,8 +199,7 @@ ATTACKS = {
         r"pid \d+ \(python3\) at 0x[0-9a-f]+",
     ),
     "copied program": Attack(
-        "cp /usr/bin/sleep /tmp/innocent; "
-        + started("/tmp/innocent 1000", "readlink /proc/$(cat /run/evil)/exe | grep -q innocent"),
+        "cp /usr/bin/sleep /tmp/innocent; " + started("/tmp/innocent 1000", runs("innocent", "innocent")),
         STOP + "; rm -f /tmp/innocent",
         "a program that is not the image's",
         r"pid \d+ \(innocent\) /tmp/innocent",
@@ -234,6 +243,32 @@ def test_an_attack_from_inside_is_named_and_gone_when_taken_back(app: Seen, trus
     assert not left, lines(left)
 
 
+MOVING = {
+    "core pattern": ("while :; do i=$((i+1)); echo '|/tmp/x '$i >/proc/sys/kernel/core_pattern; done", "core dumps go"),
+    "short-lived programs": ("while :; do /tmp/innocent 0.01; done", "not the image's"),
+    "code mapped anew": (
+        "exec python3 -c 'import mmap\nwhile True: m = mmap.mmap(-1, 4096, prot=7); m[0] = 195; m.close()'",
+        "no file's|not the image's",
+    ),
+}
+"""Tampering that is never the same in two samples: what is done over and over, and what is said of it."""
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_an_attack_that_moves_all_the_time_is_named(app: Seen, trusted: Trusted, name: str) -> None:
+    script, what = MOVING[name]
+    app.sh(f"cp /usr/bin/sleep /tmp/innocent; setsid sh -c {load_word(script)} >/dev/null 2>&1 & echo $! >/run/load")
+    try:
+        found = [f for _ in range(MOVING_LOOKS) for f in findings(app.guest, trusted, trusted.app)]
+    finally:
+        app.sh("kill -KILL -- -$(cat /run/load); while pgrep -g $(cat /run/load) >/dev/null; do sleep 0.1; done")
+        app.sh("echo core >/proc/sys/kernel/core_pattern; rm -f /tmp/innocent")
+    assert any(re.search(what, finding.what) for finding in found), lines(found)
+    app.guest.unsettled.clear()
+    left = findings(app.guest, trusted, trusted.app)
+    assert not left, lines(left)
+
+
 def task_of(guest: Guest, comm: str) -> Task:
     reader = TaskReader(guest)
     return next(task for task in map(reader.read, listed(guest)) if task.comm == comm)
@@ -265,7 +300,7 @@ def out_of_the_table(seen: Seen, task: Task) -> Callable[[], object]:
 def test_a_hidden_process_is_named(
     app: Seen, trusted: Trusted, ways: tuple[Callable[..., Callable[[], object]], ...]
 ) -> None:
-    app.sh(started("sleep 777", "readlink /proc/$(cat /run/evil)/exe | grep -q sleep"))
+    app.sh(started("sleep 777", runs("sleep", "sleep")))
     app.guest.begin()
     task = task_of(app.guest, "sleep")
     undo = [way(app, task) for way in ways]

@@ -244,22 +244,35 @@ class StructReader:
         self._start = min(at.offset for at in fields)
         self._span = max(at.offset + at.size for at in fields) - self._start
         self._picks = [(at.offset - self._start, at.size, at.bit, at.bit_size) for at in fields]
-        plain = all(at.size in _CODES and not at.bit_size for at in fields)
-        self._plain = (
-            [(struct.Struct("<" + _CODES[at.size]), at.offset - self._start) for at in fields] if plain else []
-        )
+        self._integers = all(at.size in _CODES for at in fields)
+        self._at_once = _at_once(self._picks)
 
     def read(self, guest: Guest, address: int) -> tuple[int | bytes, ...]:
         """The fields' values, in the order in which they were named. Raises Unreadable, OverBudget."""
         raw = guest.read(address + self._start & _MASK, self._span)
-        return tuple(_pick(raw, *where) for where in self._picks)
+        if self._at_once is None:
+            return tuple(_pick(raw, *where) for where in self._picks)
+        code, order = self._at_once
+        found = code.unpack(raw)
+        return tuple([found[number] for number in order])
 
     def words(self, guest: Guest, address: int) -> tuple[int, ...]:
         """As `read`, when all fields are integers. Raises Unreadable, OverBudget; TypeError when one is none."""
-        if not self._plain:
+        if not self._integers:
             raise TypeError("not all of the fields are integers")
-        raw = guest.read(address + self._start & _MASK, self._span)
-        return tuple(code.unpack_from(raw, at)[0] for code, at in self._plain)
+        return self.read(guest, address)  # type: ignore[return-value]
+
+
+def _at_once(picks: list[tuple[int, int, int, int]]) -> tuple[struct.Struct, tuple[int, ...]] | None:
+    """The form of all fields together, and which of its values each field is; None for bit fields, or shared bytes."""
+    form, end = "<", 0
+    ascending = sorted(range(len(picks)), key=lambda number: picks[number][0])
+    for number in ascending:
+        offset, size, _, bits = picks[number]
+        if bits or offset < end:
+            return None
+        form, end = f"{form}{offset - end}x{_CODES.get(size, f'{size}s')}", offset + size
+    return struct.Struct(form), tuple(ascending.index(number) for number in range(len(picks)))
 
 
 @lru_cache(maxsize=256)
