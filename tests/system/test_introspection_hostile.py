@@ -157,6 +157,26 @@ def into_the_hole(attacked: Attacked) -> None:
     attacked.word(attacked.guest.symbol("init_task") + attacked.guest.layout.offset("task_struct", "tasks"), HOLE)
 
 
+def space_in_the_hole(attacked: Attacked) -> None:
+    """A process's memory is said to be described there: its pages could not be walked."""
+    guest = attacked.guest
+    tasks = guest.layout.offset("task_struct", "tasks")
+    first = guest.u64(guest.symbol("init_task") + tasks) - tasks
+    attacked.word(first + guest.layout.offset("task_struct", "mm"), HOLE)
+
+
+def top_table_in_the_hole(attacked: Attacked) -> None:
+    """A process's top table is said to lie there."""
+    attacked.word(first_process(attacked.guest, "mm") + attacked.guest.layout.offset("mm_struct", "pgd"), HOLE)
+
+
+def tables_outside_memory(attacked: Attacked) -> None:
+    """A process's top table leads to one that is not in RAM, where a device could hold it."""
+    guest = attacked.guest
+    root = guest.physical(guest.u64(first_process(guest, "mm") + guest.layout.offset("mm_struct", "pgd")))
+    guest.memory.view(root + 8 * 200, 8).view(np.uint64)[0] = 1 << 40 | RIGHTS
+
+
 def records_in_the_hole(attacked: Attacked) -> None:
     """All page frames' records are said to lie there."""
     attacked.word(attacked.guest.symbol("vmemmap_base"), HOLE)
@@ -192,6 +212,9 @@ TAMPERINGS = (
     index_in_itself,
     files_without_end,
     into_the_hole,
+    space_in_the_hole,
+    top_table_in_the_hole,
+    tables_outside_memory,
     records_in_the_hole,
     everything_on_one_page,
     kernel_on_one_page,

@@ -301,6 +301,17 @@ def test_a_process_with_a_kernel_half_of_its_own_is_named(app: Attacked) -> None
     assert named(app.findings(), Check.ADDRESS_SPACES, "pid 1 (", "kernel half")
 
 
+def test_a_hidden_process_with_a_kernel_half_of_its_own_is_named(app: Attacked) -> None:
+    layout, guest = app.guest.layout, app.guest
+    link = guest.u64(guest.symbol("init_task") + layout.offset("task_struct", "tasks"))
+    following, before = guest.u64(link), guest.u64(link + 8)
+    app.word(before, following)
+    app.word(following + 8, before)
+    space = guest.u64(link - layout.offset("task_struct", "tasks") + layout.offset("task_struct", "mm"))
+    app.word(guest.u64(space + layout.offset("mm_struct", "pgd")) + 8 * 300, 0x1003)
+    assert named(app.findings(), Check.ADDRESS_SPACES, "pid 1 (", "kernel half")
+
+
 @pytest.mark.parametrize(
     ("register", "bit", "name"),
     [("cr0", CR0_WP, "CR0.WP"), ("cr4", CR4_SMEP, "CR4.SMEP"), ("efer", EFER_NXE, "EFER.NXE")],

@@ -9,12 +9,13 @@ import numpy as np
 
 from vinci.introspect.attach import kernel_space
 from vinci.introspect.findings import Check, CheckResult
-from vinci.introspect.guest import Guest, struct_reader
-from vinci.introspect.memory import PAGE_SIZE, Implausible, Unreadable, Words
+from vinci.introspect.guest import Guest
+from vinci.introspect.linear import LinearMap
+from vinci.introspect.memory import PAGE_SIZE, Unreadable, Words
 from vinci.introspect.sampling import Sample, check_by_samples
+from vinci.introspect.slabs import Slabs
+from vinci.introspect.tasks import TaskReader, in_slabs
 
-MAX_TASKS = 65_536
-_NAME_SIZE = 16
 _HALF = 256
 """Entries of a top-level table from which on addresses are the kernel's."""
 _ACCESSED_DIRTY = np.uint64(~(1 << 5 | 1 << 6) & 0xFFFF_FFFF_FFFF_FFFF)
@@ -28,22 +29,23 @@ def check_address_spaces(guest: Guest) -> CheckResult:
 def _sample(guest: Guest) -> Sample:
     sample = Sample()
     expected = _kernel_half(guest, guest.space.root)
-    seen: set[int] = set()
-    for root, where in (*_processes(guest), *_processors(guest)):
-        if root in seen:
-            continue
-        seen.add(root)
+    _processes(guest, expected, sample)
+    for root, where in _processors(guest):
+        sample.examined += 1
         try:
             different = np.flatnonzero(_kernel_half(guest, root) != expected)
         except Unreadable:
             sample.add((root, "lost"), Check.ADDRESS_SPACES, "its page tables lie outside memory", where)
             continue
         for entry in different[:1].tolist():
-            start = guest.space.canonical((_HALF + entry) << (12 + 9 * (guest.space.levels - 1)))
-            what = f"its kernel half is not the kernel's: another mapping from {start:#x} on"
-            sample.add((root, entry), Check.ADDRESS_SPACES, what, where)
-    sample.examined = len(seen)
+            _other_half(guest, root, entry, where, sample)
     return sample
+
+
+def _other_half(guest: Guest, root: int, entry: int, where: str, sample: Sample) -> None:
+    start = guest.space.canonical((_HALF + entry) << (12 + 9 * (guest.space.levels - 1)))
+    what = f"its kernel half is not the kernel's: another mapping from {start:#x} on"
+    sample.add((root, entry), Check.ADDRESS_SPACES, what, where)
 
 
 def _kernel_half(guest: Guest, root: int) -> Words:
@@ -59,26 +61,40 @@ def _processors(guest: Guest) -> Iterator[tuple[int, str]]:
             yield kernel_space(guest.memory, processor, text).root, f"processor {processor.number}"
 
 
-def _processes(guest: Guest) -> Iterator[tuple[int, str]]:
-    """Physical address of the top-level table of each process, and the process."""
-    layout = guest.layout
-    tasks, directory = layout.offset("task_struct", "tasks"), layout.offset("mm_struct", "pgd")
-    reader = struct_reader(layout, "task_struct", "tasks.next", "mm", "active_mm")
-    number, command = layout.offset("task_struct", "pid"), layout.offset("task_struct", "comm")
-    first = task = guest.symbol("init_task")
-    owners: dict[int, int] = {}
-    borrowers: dict[int, int] = {}  # kernel threads run in the address space of whoever ran before them
-    for _ in range(MAX_TASKS):
-        following, own, active = reader.words(guest, task)
-        owners.setdefault(own, task)
-        borrowers.setdefault(active, task)
-        task = following - tasks
-        if task == first:
-            break
-    else:
-        raise Implausible("the list of processes does not end")
-    for space, task in (borrowers | owners).items():
-        if space:
-            name = guest.cstring(task + command, _NAME_SIZE)
-            root = guest.physical(guest.u64(space + directory))
-            yield root, f"pid {guest.u32(task + number)} ({name})"
+def address_spaces(linear: LinearMap) -> tuple[Words, Words, Words]:
+    """Each address space that a process has or borrows: its record, its top table, and such a process.
+
+    Processes are taken from where their records are made, hidden ones too; the address of the top table is the one in
+    the direct map, 0 where the record is not in it.
+    """
+    layout = linear.guest.layout
+    tasks = in_slabs(linear, Slabs.of(linear))
+    own, borrowed = linear.columns(tasks, [layout.offset("task_struct", name) for name in ("mm", "active_mm")])
+    # kernel threads run in the address space of whoever ran before them
+    spaces, which = np.unique(np.concatenate([own, borrowed]), return_index=True)
+    used = spaces != 0
+    spaces, which = spaces[used], which[used]
+    return spaces, linear.words(spaces, layout.offset("mm_struct", "pgd")), np.concatenate([tasks, tasks])[which]
+
+
+def _processes(guest: Guest, expected: Words, sample: Sample) -> None:
+    """The top-level table of each process."""
+    linear = LinearMap.of(guest)
+    spaces, tops, tasks = guest.shared("address spaces", lambda: address_spaces(linear))
+    sample.examined += len(spaces)
+    reader = TaskReader(guest)
+    frames = linear.frames(tops)
+    for row in np.flatnonzero(frames < 0).tolist():
+        what = "its page tables are not where the kernel makes them"
+        key = (int(spaces[row]), "astray")
+        sample.add(key, Check.ADDRESS_SPACES, what, reader.read(int(tasks[row])).where)
+        if sample.full:
+            return
+    tops, tasks, frames = tops[frames >= 0], tasks[frames >= 0], frames[frames >= 0]
+    guest.budget.spend(PAGE_SIZE // 2 * len(frames))
+    different = (guest.memory.tables[frames, _HALF:] & _ACCESSED_DIRTY) != expected
+    for row in np.flatnonzero(different.any(axis=1)).tolist():
+        where = reader.read(int(tasks[row])).where
+        _other_half(guest, int(tops[row]) - linear.base, int(np.argmax(different[row])), where, sample)
+        if sample.full:
+            return

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from vinci.introspect.address_spaces import address_spaces
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.files import IMAGE_FILE_SYSTEM, NETWORK_FILE_SYSTEMS, FileNames, GuestFile
 from vinci.introspect.findings import Check, CheckResult, Severity
@@ -17,8 +18,7 @@ from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import PAGE_SIZE, Bytes, Implausible, Words
 from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
-from vinci.introspect.slabs import Slabs
-from vinci.introspect.tasks import Task, TaskReader, in_slabs
+from vinci.introspect.tasks import Task, TaskReader
 from vinci.introspect.user_tables import UserPages, executable_user_pages
 from vinci.introspect.vdso import VdsoPage, vdso_pages
 
@@ -55,10 +55,17 @@ def check_user_pages(guest: Guest, certified: CertifiedFiles) -> CheckResult:
 
 def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) -> Sample:
     linear = LinearMap.of(guest)
-    roots, tasks = _spaces(linear)
+    spaces, tops, tasks = guest.shared("address spaces", lambda: address_spaces(linear))
+    inside = linear.frames(tops) >= 0  # those elsewhere are told with the address spaces
+    tasks = tasks[inside]
+    roots = (tops[inside] - np.uint64(linear.base)) & np.uint64(-PAGE_SIZE & 0xFFFF_FFFF_FFFF_FFFF)
     pages = executable_user_pages(guest.memory, roots, guest.space.levels)
     sample = Sample(examined=len(pages))
     reader = TaskReader(guest)
+    for number in pages.lost.tolist():
+        what = "page tables of a process lead outside memory"
+        key = ("lost", int(spaces[inside][number]))
+        sample.add(key, Check.USER_PAGES, what, reader.read(int(tasks[number])).where)
     order = np.argsort(pages.physical, kind="stable")
     ascending = pages.physical[order]
     for problem in _problems(linear, pages, certified, vdso):
@@ -70,20 +77,6 @@ def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) 
         if sample.full:
             break
     return sample
-
-
-def _spaces(linear: LinearMap) -> tuple[Words, Words]:
-    """The physical address of the top table of each address space in use, and a process that has it.
-
-    Processes are taken from where their records are made, hidden ones too; one whose record is elsewhere is for the
-    processes' check to find.
-    """
-    layout = linear.guest.layout
-    tasks = in_slabs(linear, Slabs.of(linear))
-    spaces, which = np.unique(linear.words(tasks, layout.offset("task_struct", "mm")), return_index=True)
-    tops = linear.words(spaces, layout.offset("mm_struct", "pgd"))
-    used = (spaces != 0) & (linear.frames(tops) >= 0)
-    return (tops[used] - np.uint64(linear.base)) & np.uint64(-PAGE_SIZE & 0xFFFF_FFFF_FFFF_FFFF), tasks[which[used]]
 
 
 def _problems(

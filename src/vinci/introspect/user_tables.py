@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ _BATCH = 256
 class UserPages:
     """Executable pages of user space, one row each.
 
-    `space` is the index of the address space among those asked for; `size` is 4 KiB, 2 MiB or 1 GiB.
+    `space` is the index of the address space among those asked for; `size` is 4 KiB, 2 MiB or 1 GiB. `lost` are the
+    address spaces of which a table leads to one that is not in RAM.
     """
 
     space: npt.NDArray[np.int64]
@@ -29,6 +30,7 @@ class UserPages:
     physical: Words
     size: Words
     writable: npt.NDArray[np.bool_]
+    lost: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.space)
@@ -50,6 +52,7 @@ def executable_user_pages(memory: GuestMemory, roots: Words, levels: int) -> Use
     table, virtual = roots, np.zeros(len(roots), np.uint64)
     writable = np.ones(len(roots), np.bool_)
     found: list[UserPages] = []
+    lost: list[npt.NDArray[np.int64]] = []
     total, mapped = 0, 0
     for depth in range(levels, 0, -1):
         total += len(table)
@@ -58,6 +61,7 @@ def executable_user_pages(memory: GuestMemory, roots: Words, levels: int) -> Use
         for at in range(0, len(table), _BATCH):
             part = slice(at, at + _BATCH)
             rows = _entries(memory, space[part], table[part], virtual[part], writable[part], depth, depth == levels)
+            lost.append(space[part][memory.frames_of(table[part]) < 0])
             pages, tables = rows
             found.append(pages)
             below.append(tables)
@@ -68,7 +72,7 @@ def executable_user_pages(memory: GuestMemory, roots: Words, levels: int) -> Use
                 raise TooManyMappings(f"more than {_MAX_TABLES} page tables of user space")
         rest = _join(below)
         space, table, virtual, writable = rest.space, rest.physical, rest.virtual, rest.writable
-    return _join(found)
+    return replace(_join(found), lost=np.unique(np.concatenate([np.zeros(0, np.int64), *lost])))
 
 
 def _entries(

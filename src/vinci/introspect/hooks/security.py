@@ -41,12 +41,12 @@ def security_hooks(guest: Guest) -> list[SecurityHook]:
 def _security_hooks(guest: Guest) -> list[SecurityHook]:
     symbols, layout = guest.profile.symbols, guest.layout
     start, end = symbols["__start_ro_after_init"] & -8, symbols["__end_ro_after_init"] & -8
-    words = guest.image(start, end - start).view(np.uint64).copy()
+    words = memoryview(guest.image(start, end - start).tobytes()).cast("Q")
     heads, size = symbols["security_hook_heads"], layout.size("security_hook_list")
     head_at, function_at = layout.offset("security_hook_list", "head"), layout.offset("security_hook_list", "hook")
     found: list[SecurityHook] = []
     for head in range(heads, heads + layout.size("security_hook_heads"), 8):
-        following = int(words[head - start >> 3])
+        following = words[head - start >> 3]
         for _ in range(_LIMIT):
             if not following:
                 break
@@ -55,9 +55,9 @@ def _security_hooks(guest: Guest) -> list[SecurityHook]:
             if not 0 <= at <= end - start - size or at % 8:
                 found.append(SecurityHook(head, hook, 0, 0, own=False))
                 break
-            says, function = int(words[at + head_at >> 3]) - guest.slide, int(words[at + function_at >> 3])
+            says, function = words[at + head_at >> 3] - guest.slide, words[at + function_at >> 3]
             found.append(SecurityHook(head, hook, says, function, own=True))
-            following = int(words[at >> 3])
+            following = words[at >> 3]
         else:
             raise Broken(f"the list of security hooks at {symbols.describe(head)} does not end")
     return found
