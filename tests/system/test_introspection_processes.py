@@ -247,7 +247,7 @@ MOVING = {
     "core pattern": ("while :; do i=$((i+1)); echo '|/tmp/x '$i >/proc/sys/kernel/core_pattern; done", "core dumps go"),
     "short-lived programs": ("while :; do /tmp/innocent 0.01; done", "not the image's"),
     "code mapped anew": (
-        "exec python3 -c 'import mmap\nwhile True: m = mmap.mmap(-1, 4096, prot=7); m[0] = 195; m.close()'",
+        "exec python3 -c 'import mmap\nwhile True: new = mmap.mmap(-1, 4096, prot=7); new[0] = 195; old = new'",
         "no file's|not the image's",
     ),
 }
