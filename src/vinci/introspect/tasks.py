@@ -20,7 +20,8 @@ MAX_TASKS = 1 << 16
 PF_KTHREAD = 0x00200000
 TASK_NEW = 0x0800
 """State of a task that `fork` has not started yet: nothing can run it."""
-MAX_CPUS = 1024
+EXIT_DEAD = 0x10
+"""Exit state of a task that its parent has let go of: it may still be about to leave its processor for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +141,22 @@ def _in_pid_table(guest: Guest) -> set[int]:
 
 
 def idle(guest: Guest) -> set[int]:
-    """The idle task of each processor, which no list holds (`runqueues.idle`). Raises Unreadable."""
-    cpus = min(guest.u32(guest.symbol("nr_cpu_ids")), MAX_CPUS)
-    at = guest.layout.offset("rq", "idle")
-    return {guest.u64(guest.per_cpu("runqueues", cpu) + at) for cpu in range(cpus)}
+    """The idle task of each processor, which no list holds (`runqueues.idle`); the first one's is `init_task`.
+
+    One for each processor that the VM has, and without memory of its own: whatever else is said to be one may hide
+    there. Raises Unreadable.
+    """
+    cpus = min(guest.u32(guest.symbol("nr_cpu_ids")), len(guest.processors))
+    at, space = guest.layout.offset("rq", "idle"), guest.layout.offset("task_struct", "mm")
+    said = [guest.u64(guest.per_cpu("runqueues", cpu) + at) for cpu in range(1, cpus)]
+    return {guest.symbol("init_task"), *(task for task in said if not guest.u64(task + space))}
 
 
 def in_slabs(linear: LinearMap, slabs: Slabs) -> Words:
-    """Every record of a task that is in use, by the memory that they are made in. Raises Unreadable, Broken."""
+    """Every record of a task that is in use, by the memory that they are made in. Raises Unreadable, Broken.
+
+    `usage` tells those in use from what freed ones have left there; that it is not zero is the guest's word.
+    """
     objects = slabs.objects("task_struct_cachep")
     layout = linear.guest.layout
     usage = linear.words(objects, layout.offset("task_struct", "usage") & -8)
@@ -178,5 +187,8 @@ def looks_unborn(task: Task, known: set[int]) -> bool:
 
 
 def looks_dead(task: Task) -> bool:
-    """Whether the task has left for good and its record only waits to be freed: without a stack nothing can run it."""
-    return not task.stack and not task.on_cpu and not task.on_rq
+    """Whether the task has left for good, and its record only waits to be freed: without a stack nothing can run it.
+
+    Or it is just leaving, which takes its moment when its processor does not run.
+    """
+    return bool(task.exit_state & EXIT_DEAD) or (not task.stack and not task.on_cpu and not task.on_rq)
