@@ -32,8 +32,9 @@ from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import LoadedModule, in_tree, listed
 from vinci.introspect.memory import Implausible
 from vinci.introspect.paging import LARGE, NO_EXECUTE, mappings
+from vinci.introspect.place import check_place
 from vinci.introspect.profile import Profile, ensure_profile
-from vinci.introspect.registers import CR0_WP, CR4_SMEP, EFER_NXE
+from vinci.introspect.registers import CR0_WP, CR4_SMEP, EFER_NXE, RESET_INSTRUCTION
 from vinci.introspect.sites import CALL, JMP, NOPS, branch, pairs
 from vinci.node.introspection.sweep import CONFIRMATIONS
 
@@ -322,6 +323,15 @@ def test_protection_that_is_switched_off_in_a_processor_is_named(
     first, *others = app.guest.processors
     app.guest.processors = (replace(first, **{register: getattr(first, register) & ~bit}), *others)
     assert named(app.findings(), Check.PLACE, f"{name} is off")
+
+
+def test_a_processor_that_runs_no_64_bit_kernel_is_parked_or_named(app: Attacked) -> None:
+    first, second = app.guest.processors[:2]
+    parked = replace(second, efer=0, cr0=0x60000010, halted=True, instruction=RESET_INSTRUCTION)
+    app.guest.processors = (first, parked)
+    assert not check_place(app.guest).findings
+    app.guest.processors = (first, replace(parked, halted=False, instruction=0x8000))
+    assert named(list(check_place(app.guest).findings), Check.PLACE, "processor 1", "no 64-bit kernel", "0x8000")
 
 
 def test_an_interrupt_gate_that_leads_elsewhere_is_named(app: Attacked) -> None:

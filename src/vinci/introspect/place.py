@@ -48,6 +48,9 @@ def _sample(guest: Guest) -> Sample:
             _placed(guest, processor, sample)
             _control_bits(guest, processor, sample)
             _handlers(guest, processor, sample)
+        elif not processor.parked:
+            what = f"it runs no 64-bit kernel, but something at {processor.instruction:#x}"
+            sample.add((processor.number, "mode"), Check.PLACE, what, f"processor {processor.number}")
     if not sample.examined:
         sample.add("none", Check.PLACE, "no processor runs a 64-bit kernel", "processors")
     return sample

@@ -15,6 +15,9 @@ CR4_SMAP = 1 << 21
 EFER_LMA = 1 << 10
 EFER_NXE = 1 << 11
 
+RESET_INSTRUCTION = 0xFFF0
+"""EIP after a reset."""
+
 _CPU = re.compile(r"^CPU#(\d+)\s*$", re.MULTILINE)
 _NUMBER = re.compile(r"\b(RIP|EIP|CR0|CR3|CR4|EFER|CPL|HLT|RSP|ESP) ?=\s*([0-9a-f]+)")
 _TABLE = re.compile(r"^(IDT|GDT)=\s+([0-9a-f]+) ([0-9a-f]+)\s*$", re.MULTILINE)
@@ -45,6 +48,11 @@ class Processor:
     def long_mode(self) -> bool:
         """Whether it runs a 64-bit kernel with paging on; false for one that was never started."""
         return bool(self.efer & EFER_LMA) and bool(self.cr0 & CR0_PG)
+
+    @property
+    def parked(self) -> bool:
+        """Whether it waits to be started, as after a reset (Intel SDM vol. 3A, 9.1.4): nothing ran on it yet."""
+        return self.halted and self.instruction == RESET_INSTRUCTION and not self.cr0 & CR0_PG
 
     @property
     def levels(self) -> int:

@@ -44,6 +44,16 @@ def test_a_running_and_a_parked_processor() -> None:
     assert (parked.number, parked.instruction, parked.long_mode) == (1, 0xFFF0, False)
 
 
+def test_parked_is_who_waits_as_after_a_reset() -> None:
+    for text, is_parked in (
+        (PARKED, True),
+        (PARKED.replace("HLT=1", "HLT=0"), False),
+        (PARKED.replace("0000fff0", "00008000"), False),
+        (PARKED.replace("CR0=6", "CR0=e"), False),
+    ):
+        assert parse_registers(text)[0].parked is is_parked
+
+
 def test_what_is_not_complete_is_refused() -> None:
     with pytest.raises(ValueError, match="no processor"):
         parse_registers("unknown command")
