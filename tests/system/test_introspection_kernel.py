@@ -34,7 +34,7 @@ from vinci.introspect.memory import Implausible
 from vinci.introspect.paging import LARGE, NO_EXECUTE, mappings
 from vinci.introspect.place import check_place
 from vinci.introspect.profile import Profile, ensure_profile
-from vinci.introspect.registers import CR0_WP, CR4_SMEP, EFER_NXE, RESET_INSTRUCTION
+from vinci.introspect.registers import CR0_WP, CR4_SMAP, CR4_SMEP, EFER_NXE, RESET_INSTRUCTION
 from vinci.introspect.sites import CALL, JMP, NOPS, branch, pairs
 from vinci.node.introspection.sweep import CONFIRMATIONS
 
@@ -323,6 +323,15 @@ def test_protection_that_is_switched_off_in_a_processor_is_named(
     first, *others = app.guest.processors
     app.guest.processors = (replace(first, **{register: getattr(first, register) & ~bit}), *others)
     assert named(app.findings(), Check.PLACE, f"{name} is off")
+
+
+def test_protection_of_user_memory_is_asked_for_once_it_was_seen(app: Attacked) -> None:
+    """Nops in the place of one `clac` are what the kernel writes where no processor has it: the text allows them."""
+    assert not check_place(app.guest).findings
+    first, *others = app.guest.processors
+    app.guest.processors = (replace(first, cr4=first.cr4 & ~CR4_SMAP), *others)
+    app.poke(app.guest.slid(app.guest.profile.access_prevention), NOPS[3])
+    assert named(list(check_place(app.guest).findings), Check.PLACE, "CR4.SMAP is off")
 
 
 def test_a_processor_that_runs_no_64_bit_kernel_is_parked_or_named(app: Attacked) -> None:

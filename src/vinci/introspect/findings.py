@@ -94,13 +94,14 @@ class Look:
 
 
 def rests_on_registers(look: Look) -> bool:
-    """Whether it found tampering by way of the processors' registers.
+    """Whether all tampering that it found, if any, was found by way of the processors' registers.
 
     They are older than the memory that was looked at: a process that a processor ran may have ended meanwhile, and
-    its page tables with it. Such a finding counts when a look with new registers makes it again.
+    its page tables with it. Such a finding counts when a look with new registers makes it again; where there is other
+    tampering besides, nothing is gained by waiting.
     """
-    tampered = (row for row in look.results if verdict_of((row,)) is Verdict.COMPROMISED)
-    return any(row.check in (Check.PLACE, Check.ADDRESS_SPACES) for row in tampered)
+    tampered = [row for row in look.results if verdict_of((row,)) is Verdict.COMPROMISED]
+    return bool(tampered) and all(row.check in (Check.PLACE, Check.ADDRESS_SPACES) for row in tampered)
 
 
 def verdict_of(results: tuple[CheckResult, ...]) -> Verdict:

@@ -17,6 +17,7 @@ _WAITING_KERNELS = {
     "kexec_crash_image": "another kernel is loaded, to be started when this one fails",
 }
 """Pointers to what kexec_load and kexec_file_load made ready (kernel/kexec_core.c), whose text may be compressed."""
+_ACCESS_PREVENTION = "access prevention"
 _VECTORS = 256
 _GATE = np.dtype(
     [("low", "<u2"), ("segment", "<u2"), ("flags", "<u2"), ("middle", "<u2"), ("high", "<u4"), ("_", "<u4")]
@@ -69,9 +70,14 @@ def _placed(guest: Guest, processor: Processor, sample: Sample) -> None:
 
 
 def _control_bits(guest: Guest, processor: Processor, sample: Sample) -> None:
-    """Write protection and NX always; SMEP and SMAP when the kernel found a processor that has them."""
+    """Write protection and NX always; SMEP and SMAP when the kernel found a processor that has them.
+
+    Its text shows that; what it once showed holds, also when the place there was made another one since.
+    """
     wanted = [("CR0.WP", processor.cr0 & CR0_WP), ("EFER.NXE", processor.efer & EFER_NXE)]
     if guest.image(guest.profile.access_prevention, 2).tobytes() == b"\x0f\x01":  # clac, stac: verified with the text
+        guest.verified[_ACCESS_PREVENTION] = b"\x01"
+    if _ACCESS_PREVENTION in guest.verified:
         wanted += [("CR4.SMEP", processor.cr4 & CR4_SMEP), ("CR4.SMAP", processor.cr4 & CR4_SMAP)]
     for name, value in wanted:
         if not value:
