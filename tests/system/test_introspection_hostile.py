@@ -27,6 +27,7 @@ from vinci.introspect.findings import Check, CheckResult, Finding, Severity, Ver
 from vinci.introspect.guest import Guest
 from vinci.introspect.hooks import HookTables
 from vinci.introspect.linear import LinearMap
+from vinci.introspect.lists import list_entries
 from vinci.introspect.look import Subject, look
 from vinci.introspect.profile import ensure_profile
 from vinci.introspect.sampling import UNSETTLED_LOOKS
@@ -100,6 +101,24 @@ def test_a_table_of_functions_in_writable_data_has_to_name_certified_ones(victim
     attacked.word(copy + guest.layout.offset("file_operations", "read_iter"), copy + size)
     (found, *_) = tampered(victim.look(subject), Check.HOOKS)
     assert "operations of a file (f_op): read_iter is" in found.what
+
+
+@pytest.mark.parametrize("users", [True, False])
+def test_code_from_a_share_is_shown_where_users_are_and_named_elsewhere(victim: Victim, users: bool) -> None:
+    """What kind a file system is, is the guest's word: here the image's own is said to be a share."""
+    attacked, subject = victim.attacked()
+    guest, layout = attacked.guest, attacked.guest.layout
+    subject.programs = None if users else frozenset(victim.files.programs)
+    kind, text = guest.symbol("init_stack"), guest.symbol("init_stack") + 1024
+    attacked.poke(text, b"nfs4\0")
+    attacked.word(kind + layout.offset("file_system_type", "name"), text)
+    for entry in list_entries(guest, guest.symbol("super_blocks"), 1024):
+        at = entry - layout.offset("super_block", "s_list") + layout.offset("super_block", "s_type")
+        if guest.cstring(guest.u64(guest.u64(at) + layout.offset("file_system_type", "name"))) == "erofs":
+            attacked.word(at, kind)
+    results = victim.look(subject)
+    found = {f.severity for row in results for f in row.findings if "code from a share" in f.what}
+    assert found == {Severity.NOTE if users else Severity.TAMPERED}, lines(results)
 
 
 def first_process(guest: Guest, member: str) -> int:

@@ -64,6 +64,11 @@ def _check_selinux(subject: Subject) -> CheckResult:
     return subject.selinux.check(subject.guest) if subject.selinux else CheckResult(Check.SELINUX, 0, 0.0)
 
 
+def _check_user_pages(subject: Subject) -> CheckResult:
+    """Only a VM whose programs are not declared one by one is its users', who may run what is on their shares."""
+    return check_user_pages(subject.guest, subject.certified, shares=subject.programs is None)
+
+
 CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.PLACE, lambda subject: check_place(subject.guest)),
     (Check.TEXT, lambda subject: check_text(subject.guest)),
@@ -73,7 +78,7 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.MODULES, lambda subject: check_modules(subject.guest)),
     (Check.HOOKS, lambda subject: check_hooks(subject.guest, subject.hooks)),
     (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified, subject.programs)),
-    (Check.USER_PAGES, lambda subject: check_user_pages(subject.guest, subject.certified)),
+    (Check.USER_PAGES, lambda subject: _check_user_pages(subject)),
     (Check.NETWORK, lambda subject: check_network(subject.guest)),
     (Check.SELINUX, lambda subject: _check_selinux(subject)),
 )

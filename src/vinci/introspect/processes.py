@@ -48,7 +48,7 @@ def check_processes(guest: Guest, certified: CertifiedFiles, programs: frozenset
 
     Args:
         certified: the image's files.
-        programs: the paths of programs that may run; None for every program of the image.
+        programs: the paths of programs that may run; None for every program of the image, and for those of shares.
     """
     return check_by_samples(Check.PROCESSES, guest, lambda: _sample(guest, Code.of(guest), certified, programs))
 
@@ -138,7 +138,8 @@ def _check_program(
         return
     what, key, severity = "", "", Severity.TAMPERED
     if file.file_system in NETWORK_FILE_SYSTEMS:
-        what, key, severity = "a program from a share", "share", Severity.NOTE
+        what, key = "a program from a share", "share"
+        severity = Severity.NOTE if programs is None else Severity.TAMPERED
     elif file.path not in certified.programs:
         what, key = "a program that is not the image's", "foreign"
     elif programs is not None and file.path not in programs:

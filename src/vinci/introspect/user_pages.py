@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -43,17 +43,18 @@ class _Problem:
     """Whether `place` names a file and a page of it, which stay the same whoever executes it."""
 
 
-def check_user_pages(guest: Guest, certified: CertifiedFiles) -> CheckResult:
+def check_user_pages(guest: Guest, certified: CertifiedFiles, *, shares: bool = True) -> CheckResult:
     """Find executable pages of processes that are not the image's, or not where the image has them.
 
     Args:
         certified: the files of the image that the guest runs from.
+        shares: whether its users may run code from shares; that is shown, and else counts like any other.
     """
     vdso = vdso_pages(guest)
-    return check_by_samples(Check.USER_PAGES, guest, lambda: _sample(guest, certified, vdso))
+    return check_by_samples(Check.USER_PAGES, guest, lambda: _sample(guest, certified, vdso, shares))
 
 
-def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) -> Sample:
+def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage], shares: bool) -> Sample:
     linear = LinearMap.of(guest)
     spaces, tops, tasks = guest.shared("address spaces", lambda: address_spaces(linear))
     inside = linear.frames(tops) >= 0  # those elsewhere are told with the address spaces
@@ -69,6 +70,8 @@ def _sample(guest: Guest, certified: CertifiedFiles, vdso: dict[int, VdsoPage]) 
     order = np.argsort(pages.physical, kind="stable")
     ascending = pages.physical[order]
     for problem in _problems(linear, pages, certified, vdso):
+        if problem.severity is Severity.NOTE and not shares:
+            problem = replace(problem, severity=Severity.TAMPERED)
         first = int(np.searchsorted(ascending, np.uint64(problem.physical)))
         for row in order[first : first + _SHOWN].tolist():
             if pages.physical[row] == problem.physical:

@@ -11,9 +11,12 @@ from typing import Any, cast
 import pytest
 from synthetic import BASE, Types, guest, put
 
+from vinci.introspect.certified import CertifiedFiles
+from vinci.introspect.files import GuestFile
+from vinci.introspect.findings import Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.passing import SECONDS, Passing
-from vinci.introspect.processes import SAME_PLACE_LOOKS, _compare, _Views
+from vinci.introspect.processes import SAME_PLACE_LOOKS, _check_program, _compare, _Views
 from vinci.introspect.sampling import Sample
 from vinci.introspect.tasks import EXIT_DEAD, TASK_NEW, Task, TaskReader, idle
 
@@ -61,6 +64,20 @@ def test_a_task_that_is_said_to_be_just_made_or_ended_may_be_so_for_a_moment(tas
 def test_another_canary_at_each_look_does_not_hide_a_task_for_ever() -> None:
     said = hidden(lambda look: replace(DEAD, canary=look), SAME_PLACE_LOOKS)
     assert said == [False] * (SAME_PLACE_LOOKS - 1) + [True]
+
+
+@pytest.mark.parametrize(
+    ("programs", "severity"), [(None, Severity.NOTE), (frozenset({"/usr/bin/x"}), Severity.TAMPERED)]
+)
+def test_a_program_from_a_share_is_shown_where_users_are_and_named_elsewhere(
+    programs: frozenset[str] | None, severity: Severity
+) -> None:
+    sample = Sample()
+    _check_program(
+        sample, ALIVE, GuestFile("nfs4", "/usr/bin/x"), CertifiedFiles({}, frozenset({"/usr/bin/x"})), programs
+    )
+    ((found,),) = sample.findings.values()
+    assert (found.what, found.severity) == ("a program from a share", severity)
 
 
 def processors(number: int) -> Any:
