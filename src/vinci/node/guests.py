@@ -16,6 +16,7 @@ from vinci.node.introspection.given import Given
 from vinci.node.paths import NodePaths
 from vinci.plan.types import Disk, Vm, VmKind
 from vinci.store.sqlite import Store
+from vinci.vmm.accelerator import known_tsc_khz
 from vinci.vmm.domain import BootFiles, boot_environment
 from vinci.vmm.host import QEMU_USER
 
@@ -81,6 +82,7 @@ class Guests:
             fw_cfg=tuple((name, folder / name) for name in sorted(files)),
             ssh_socket=self._paths.sockets() / f"{vm.name}.ssh",
             console_socket=self._paths.sockets() / f"{vm.name}.con",
+            tsc_khz=known_tsc_khz(Path("/proc/cpuinfo").read_text()),
         )
 
     def use(self, images: Images) -> None:

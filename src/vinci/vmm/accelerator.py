@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,20 @@ def remembered(answer: Path) -> Accelerator | None:
         return Accelerator(answer.read_text())
     except (FileNotFoundError, ValueError):
         return None
+
+
+def known_tsc_khz(cpuinfo: str) -> int | None:
+    """The frequency of the time stamp counter by /proc/cpuinfo, in kHz; None where that does not tell it for certain.
+
+    It does in a VM whose hypervisor has told the frequency: its processors have no other one, and nobody measured it.
+    """
+    fields = dict(line.split(":", 1) for line in cpuinfo.partition("\n\n")[0].splitlines() if ":" in line)
+    found = {name.strip(): text.strip() for name, text in fields.items()}
+    flags = set(found.get("flags", "").split())
+    if not {"hypervisor", "constant_tsc", "tsc_known_freq"} <= flags or "aperfmperf" in flags:
+        return None
+    megahertz = re.fullmatch(r"(\d{1,6})\.(\d{3})", found.get("cpu MHz", ""))
+    return int(megahertz[1] + megahertz[2]) if megahertz else None
 
 
 def hide_kvm(folder: Path) -> None:

@@ -42,7 +42,10 @@ class Accelerator(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BootFiles:
-    """Where the files lie that one VM boots from. `fw_cfg` maps the short name (`env`) to a file."""
+    """Where the files lie that one VM boots from. `fw_cfg` maps the short name (`env`) to a file.
+
+    `tsc_khz` is the frequency of this machine's time stamp counter, where it is known for certain.
+    """
 
     kernel: Path
     initramfs: Path
@@ -52,6 +55,7 @@ class BootFiles:
     fw_cfg: tuple[tuple[str, Path], ...]
     ssh_socket: Path
     console_socket: Path
+    tsc_khz: int | None = None
 
 
 def machine_digest(vm: Vm, image_digest: str, accelerator: Accelerator) -> str:
@@ -80,6 +84,19 @@ def command_line(vm: Vm, accelerator: Accelerator) -> str:
         words.append("mitigations=off no_timer_check")
     words.append(SELINUX_CMDLINE[vm.kind])
     return " ".join(words)
+
+
+def clock_words(tsc_khz: int | None, accelerator: Accelerator) -> str:
+    """More of the command line, for the emulated clock: nothing where the counter's frequency is not known.
+
+    An emulated kernel reads the host's time stamp counter. On a loaded host it may measure the counter's frequency
+    wrongly (its clock then runs several times too fast), and it takes counters of two processors for different ones.
+    Then it falls back to the HPET: each look at the clock leaves the emulated processor, and a request through a
+    gateway takes twice as long.
+    """
+    if accelerator is not Accelerator.TCG or tsc_khz is None:
+        return ""
+    return f" tsc=reliable tsc_early_khz={tsc_khz}"
 
 
 def boot_environment(vm: Vm) -> str:
@@ -134,7 +151,7 @@ def _boot(root: ET.Element, vm: Vm, files: BootFiles, accelerator: Accelerator) 
     _text(os_, "type", "hvm", arch="x86_64", machine="q35")
     _text(os_, "kernel", str(files.kernel))
     _text(os_, "initrd", str(files.initramfs))
-    _text(os_, "cmdline", command_line(vm, accelerator))
+    _text(os_, "cmdline", command_line(vm, accelerator) + clock_words(files.tsc_khz, accelerator))
     features = ET.SubElement(root, "features")
     ET.SubElement(features, "acpi")
     if accelerator is Accelerator.TCG:

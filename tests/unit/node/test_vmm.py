@@ -9,7 +9,7 @@ import pytest
 
 from vinci.model.load import parse
 from vinci.plan.compile import compile_plan
-from vinci.vmm.accelerator import remembered
+from vinci.vmm.accelerator import known_tsc_khz, remembered
 from vinci.vmm.domain import Accelerator, BootFiles, domain_xml
 from vinci.vmm.host import VmmError, own_directory
 
@@ -59,3 +59,43 @@ def test_a_guest_that_restarts_itself_never_boots_with_the_rules_of_its_first_st
         domain = ET.fromstring(domain_xml("hospital", vm, files, Accelerator.TCG))
         assert domain.findtext("on_reboot") == "destroy"
         assert domain.findtext("on_crash") == "destroy"
+
+
+CPUINFO = """processor	: 0
+cpu MHz		: {megahertz}
+flags		: fpu tsc {flags}
+
+processor	: 1
+cpu MHz		: 9999.999
+flags		: fpu
+"""
+
+
+@pytest.mark.parametrize(
+    ("megahertz", "flags", "khz"),
+    [
+        ("2596.122", "hypervisor constant_tsc tsc_known_freq", 2_596_122),
+        ("800.000", "hypervisor constant_tsc tsc_known_freq", 800_000),
+        ("2596.122", "constant_tsc tsc_known_freq", None),  # it may be the frequency of now
+        ("2596.122", "hypervisor constant_tsc tsc_known_freq aperfmperf", None),
+        ("314.080", "hypervisor constant_tsc", None),  # found out by the kernel itself
+        ("2596.122", "hypervisor tsc_known_freq", None),
+        ("unknown", "hypervisor constant_tsc tsc_known_freq", None),
+    ],
+)
+def test_the_counters_frequency_is_known_where_a_hypervisor_tells_it(
+    megahertz: str, flags: str, khz: int | None
+) -> None:
+    assert known_tsc_khz(CPUINFO.format(megahertz=megahertz, flags=flags)) == khz
+    assert known_tsc_khz("") is None
+
+
+def test_an_emulated_kernel_is_told_the_counters_frequency(tmp_path: Path) -> None:
+    vm = compile_plan(parse(EXAMPLE.read_bytes(), str(EXAMPLE)).infrastructure).nodes[0].vms[0]
+    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, tsc_khz=2_596_122)
+    told = {}
+    for accelerator in Accelerator:
+        words = ET.fromstring(domain_xml("hospital", vm, files, accelerator)).findtext("os/cmdline")
+        assert words is not None
+        told[accelerator] = {word for word in words.split() if word.startswith("tsc")}
+    assert told == {Accelerator.KVM: set(), Accelerator.TCG: {"tsc=reliable", "tsc_early_khz=2596122"}}
