@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from vinci.cli.output import console
 from vinci.model.load import Declaration
 from vinci.policy.changes import ChangeKind, FlowChange
+from vinci.policy.channels import size_channels
 from vinci.policy.expect import CounterExample, Expected, Outcome, check_expectations
 from vinci.policy.flows import Analysis, Change, Leak, Step, analyse, describe
 
@@ -73,6 +74,12 @@ def leak_lines(proof: Proof) -> Iterable[str]:
         yield f"and {len(proof.analysis.leaks) - MAX_LEAKS} more"
 
 
+def note_lines(proof: Proof) -> Iterable[str]:
+    """What declared lines open and the graph does not have."""
+    source = proof.declaration.source
+    return (f"note: {source.at(each.path)}: {each}" for each in size_channels(proof.analysis.graph))
+
+
 def expectation_lines(expected: Iterable[Expected]) -> Iterable[str]:
     """Each expectation: holds, or its counter-examples."""
     words = {Outcome.HOLDS: "ok", Outcome.FAILS: "FAILS", Outcome.DISABLED: "off", Outcome.BROKEN: "BROKEN"}
@@ -91,9 +98,11 @@ def expectation_lines(expected: Iterable[Expected]) -> Iterable[str]:
 
 
 def print_proof(proof: Proof) -> None:
-    """The verdict, each leak, each expectation."""
+    """The verdict, each leak, what the proof does not see, each expectation."""
     say(verdict(proof), None if proof.analysis.proved else "red")
     for line in leak_lines(proof):
+        say(line)
+    for line in note_lines(proof):
         say(line)
     for line in expectation_lines(proof.expected):
         say(line, "red" if line.startswith(("FAILS", "BROKEN")) else None)
@@ -140,6 +149,7 @@ def proof_json(proof: Proof) -> dict[str, object]:
             }
             for leak in proof.analysis.leaks
         ],
+        "notes": notes_json(proof),
         "expectations": [
             {
                 "that": each.that,
@@ -152,6 +162,18 @@ def proof_json(proof: Proof) -> dict[str, object]:
             for each in proof.expected
         ],
     }
+
+
+def notes_json(proof: Proof) -> list[dict[str, object]]:
+    """What the proof does not see, as data."""
+    source = proof.declaration.source
+    return [
+        {
+            **{"text": str(each), "share": each.share, "seeing": each.seeing, "seen": each.seen},
+            "line": source.at(each.path).line,
+        }
+        for each in size_channels(proof.analysis.graph)
+    ]
 
 
 def step_json(step: Step) -> dict[str, object]:

@@ -17,7 +17,7 @@ from vinci.cli.declare import File, load_or_fail
 from vinci.cli.failure import Failure, Status
 from vinci.cli.in_force import declaration_in_force
 from vinci.cli.output import print_json, print_table, run
-from vinci.cli.proof import Proof, leak_lines, proof_json, prove, say, step_json, verdict
+from vinci.cli.proof import Proof, leak_lines, note_lines, proof_json, prove, say, step_json, verdict
 from vinci.cli.records import explain_record
 from vinci.model.load import Declaration
 from vinci.policy.construction import trusted_by_construction
@@ -96,7 +96,7 @@ def _print_flows(proof: Proof, chosen: Iterable[tuple[str, str, Passage]]) -> No
         ],
     )
     say(verdict(proof), None if analysis.proved else "red")
-    for line in leak_lines(proof):
+    for line in (*leak_lines(proof), *note_lines(proof)):
         say(line)
 
 
@@ -131,7 +131,7 @@ def _flows_json(proof: Proof, chosen: Iterable[tuple[str, str, Passage]]) -> dic
     ]
     return {
         **{"proved": rest["proved"], "passages": pairs, "trusted": trusted, "leaks": rest["leaks"]},
-        "trusted_by_construction": keepers,
+        **{"trusted_by_construction": keepers, "notes": rest["notes"]},
     }
 
 

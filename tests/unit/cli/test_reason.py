@@ -209,6 +209,29 @@ def test_flows_tells_who_whom_and_why(tmp_path: Path) -> None:
     assert vinci("flows", changed(tmp_path, LEAK))[0] == Status.DOES_NOT_HOLD
 
 
+@pytest.mark.parametrize("command", ["check", "flows"])
+def test_a_share_whose_size_tells_is_noted(command: str) -> None:
+    """Nurses append to what administration appends to: how it grows tells them, and no label forbids it."""
+    status, output = vinci(command, HOSPITAL)
+    notes = [line for line in output.splitlines() if line.startswith("note: ")]
+    line = next(number for number, text in enumerate(HOSPITAL.read_text().splitlines(), 1) if LOG in text)
+    assert (status, notes) == (
+        0,
+        [
+            f"note: {HOSPITAL}:{line}: names, sizes and times in share log show doctors and nurses, who may append, "
+            "what is done there by nurses and administration"
+        ],
+    )
+    (note,) = json.loads(vinci(command, HOSPITAL, "--json")[1])["notes"]
+    assert (note["share"], note["seeing"], note["line"]) == ("log", ["doctors", "nurses"], line)
+
+
+def test_a_share_of_which_only_lower_ones_write_is_no_channel(tmp_path: Path) -> None:
+    alone = "{doctors: [append], administration: [read]}\n    description: append"
+    file = changed(tmp_path, (LOG.replace("{", "") + "\n    description: append", alone[1:]))
+    assert "note: " not in vinci("check", file)[1]
+
+
 def test_flows_lists_who_is_trusted_by_construction() -> None:
     """No line of the file opens these ways, so the graph does not have them: they are told beside it."""
     output = vinci("flows", HOSPITAL)[1]
