@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vinci.model.infrastructure import (
+    MIN_REASON,
     MOUNT_PATTERN,
     NAME_PATTERN,
     USER_NAME_PATTERN,
@@ -102,6 +103,12 @@ A connection passes information both ways, so between different labels it needs 
 `one-way` flow to a dominating label does not. A person in communities of different labels needs them too.
 """
 
+_FLOWS = """\
+A flow is TCP or UDP over IPv4. No key declares another protocol: of ICMP only errors about a flow's own packets pass,
+and IPv6, VLAN tags and every ethertype but IPv4 and ARP are dropped, whatever the file says. A `reason` has at least
+{minimum} characters besides blanks, here and wherever trust is declared.
+"""
+
 _EXPECTATIONS = """\
 The statements that `that` may hold:
 
@@ -144,6 +151,8 @@ def _page() -> Iterator[str]:
         elif model is Service:
             services = ", ".join(f"`{name}` {known.protocol}/{known.port}" for name, known in WELL_KNOWN.items())
             yield f"Well-known, and not to be declared: {services}.\n"
+        elif model is Flow:
+            yield _FLOWS.format(minimum=MIN_REASON)
         elif model is ModbusInspection:
             functions = ", ".join(f"`{function}` ({function.code})" for function in ModbusFunction)
             yield f"Functions: {functions}.\n"

@@ -11,11 +11,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import Community, Infrastructure
+from vinci.model.machines import APP_OFFSET
 
-APP_OFFSET = 10
-"""Offset of the first APP-VM's address in its community's network."""
-MAX_FS_LEGS = APP_OFFSET - 2
-"""FS-VM legs that fit between the FW-VM's address and the first APP-VM."""
 DEFAULT_PREFIX = 24
 
 

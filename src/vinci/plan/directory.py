@@ -8,8 +8,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network
 
 from vinci.model.infrastructure import Infrastructure
-from vinci.model.machines import app_vm_names, firewall_name, members_of
-from vinci.plan.addresses import APP_OFFSET, bridge_of, community_networks, mac_of, tap_of
+from vinci.model.machines import APP_OFFSET, app_vm_names, firewall_name, members_of
+from vinci.plan.addresses import bridge_of, community_networks, mac_of, tap_of
 from vinci.plan.types import VmKind
 
 _FIREWALL, _FIRST_SERVER, _FIRST_TRANSIT = 1, 2, 1

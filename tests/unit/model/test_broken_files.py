@@ -10,12 +10,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import declarations, to_yaml
 
-from vinci.model.load import DeclarationError, load, parse
+from vinci.cli.proof import print_proof, prove
+from vinci.model.load import Declaration, DeclarationError, load, parse
 from vinci.model.source import MAX_BYTES, MAX_DEPTH
+from vinci.plan.bridge_rules import bridge_ruleset
+from vinci.plan.compile import compile_plan
+from vinci.plan.difference import difference
+from vinci.plan.file_tables import share_table
+from vinci.plan.firewall_rules import firewall_ruleset
+from vinci.plan.gateway_table import gateway_table
+from vinci.policy.changes import flow_changes
+from vinci.policy.flows import leak_problems
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 HOSPITAL = (EXAMPLES / "hospital.yaml").read_bytes()
 LINES = HOSPITAL.splitlines(keepends=True)
+OLD = load(EXAMPLES / "hospital.yaml").infrastructure
+OLD_PLAN = compile_plan(OLD)
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -24,13 +35,33 @@ json_like = st.recursive(
 )
 
 
+def use(declaration: Declaration) -> None:
+    """All that `check`, `plan` and `flows` do with a file, leaky or not."""
+    proof = prove(declaration)
+    print_proof(proof)
+    leak_problems(proof.analysis, declaration.source)
+    assert all(proof.analysis.way(start, end) for start, end, _ in proof.analysis.passages())
+    plan = compile_plan(declaration.infrastructure)
+    difference(OLD_PLAN, plan)
+    for node in plan.nodes:
+        bridge_ruleset(node.bridges)
+        for firewall in node.firewalls:
+            firewall_ruleset(firewall)
+            gateway_table(firewall)
+        for service in node.file_services:
+            share_table(service.shares, plan.members)
+    flow_changes(OLD, declaration.infrastructure)
+    flow_changes(declaration.infrastructure, OLD)
+
+
 def parse_or_problems(untrusted: bytes) -> None:
-    """Either it is a declaration, or each problem has a sentence and a line that the file has."""
+    """It is a declaration with which everything can be done, or each problem has a sentence and a line of the file."""
     try:
-        parse(untrusted, "file.yaml")
+        declaration = parse(untrusted, "file.yaml")
     except DeclarationError as error:
         problems = error.problems
     else:
+        use(declaration)
         return
     text = untrusted.decode(errors="replace")
     lines = sum(text.count(end) for end in "\n\r\x85\u2028\u2029") + 2
@@ -99,6 +130,23 @@ def test_any_value_anywhere(data: dict[str, object], draw: st.DataObject) -> Non
             place[key] = draw.draw(json_like)  # type: ignore[index]
             break
         place = inner
+    parse_or_problems(to_yaml(data))
+
+
+@given(declarations(leaky=True), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_valid_file_without_some_of_its_parts(data: dict[str, object], draw: st.DataObject) -> None:
+    """Parts that may be missing are: what is left mostly validates, and then everything can be done with it."""
+    for _ in range(draw.draw(st.integers(1, 4))):
+        place: object = data
+        while isinstance(place, (dict, list)) and place:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            key = draw.draw(st.sampled_from(keys))
+            inner = place[key]
+            if not isinstance(inner, (dict, list)) or not inner or draw.draw(st.integers(0, 3)) == 0:
+                del place[key]
+                break
+            place = inner
     parse_or_problems(to_yaml(data))
 
 
