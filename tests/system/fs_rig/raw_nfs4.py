@@ -9,6 +9,7 @@ raw_nfs4.py SERVER UID destroy-client CLIENT -> "STATUS"
 raw_nfs4.py SERVER UID open DIRECTORY_HANDLE NAME ACCESS DENY -> "STATUS"
 """
 
+import os
 import struct
 import sys
 
@@ -65,7 +66,7 @@ class Connection:
         self.compound((DESTROY_CLIENT, bytes.fromhex(client)))
 
     def open(self, directory: str, name: str, access: str, deny: str) -> None:
-        session = self.create_session(self.client("opener"), "1")
+        session = self.create_session(self.client(f"opener {os.getpid()}"), "1")
         self.in_session(session, 1, (RECLAIM_COMPLETE, bytes(4)))
         arguments = struct.pack(">III", 0, int(access), int(deny)) + bytes(8) + opaque(b"owner")
         arguments += struct.pack(">II", 0, 0) + opaque(name.encode())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What a client can do to the state of another community's client, whose IDs it has guessed: nothing."""
+"""What a client can do to others' by means of NFSv4's state: guessed IDs, share reservations, locks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ from typing import Any
 import pytest
 from service import Running, Service
 
-BAD_SESSION, STALE_CLIENT = "10052", "10022"
+BAD_SESSION, STALE_CLIENT, ACCES = "10052", "10022", "13"
 FOREIGN = "a session or client ID of another client"
+READ, DENY_NOTHING, DENY_READ, DENY_WRITE = "1", "0", "1", "2"
+LOCK = """
+import fcntl, os, sys
+path, mode = sys.argv[1:]
+flags = {"r": os.O_RDONLY, "rw": os.O_RDWR, "a": os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ra": os.O_RDWR | os.O_APPEND}
+file = os.open(path, flags[mode], 0o666)
+try:
+    fcntl.lockf(file, (fcntl.LOCK_SH if mode == "r" else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    print("locked")
+except OSError as error:
+    print(error.errno)
+"""
 
 
 async def _client(service: Service, name: str) -> str:
@@ -105,3 +117,58 @@ def test_an_id_that_was_never_given_is_no_denial(running: Running, service: Serv
         )
 
     assert running(measure()) == (BAD_SESSION, STALE_CLIENT, [])
+
+
+@pytest.mark.parametrize("deny", [DENY_WRITE, DENY_READ])
+def test_a_reader_shuts_no_writer_out(running: Running, service: Service, deny: str) -> None:
+    """A share reservation is refused, and recorded; the writer of the lower level notices nothing."""
+
+    async def measure() -> tuple[str, str, int, list[dict[str, Any]]]:
+        top = await service.mount("4.2")
+        directory = (await service.raw("n1", 0, "mount", "/srv/prescriptions")).removeprefix("0 ")
+        await service.events()
+        reserved = await service.raw4("n1", 20003, "open", directory, "file", READ, deny)
+        events = await service.events()
+        plain = await service.raw4("n1", 20003, "open", directory, "file", READ, DENY_NOTHING)
+        status, _ = await service.client(f'as d1 20001 python3 -c \'open("{top}/d1/prescriptions/file", "r+")\'')
+        return reserved, plain, status, events
+
+    reserved, plain, status, events = running(measure())
+    assert (reserved, plain, status) == (ACCES, "0", 0)
+    assert [(event["operation"], event["reason"]) for event in events] == [
+        ("OPEN", "share reservations are not served")
+    ]
+
+
+def test_only_who_may_write_can_lock(running: Running, service: Service) -> None:
+    """A lock acts on those who write and tells of theirs: it needs `write`, or both `read` and `append`."""
+
+    async def measure() -> tuple[dict[str, str], list[dict[str, Any]]]:
+        top = await service.mount("4.2")
+        await service.clients.put("/run/t/lock.py", LOCK.encode())
+        cases = {
+            "writer": ("d1", 20001, "prescriptions/locked", "rw"),
+            "writer reads": ("d1", 20001, "prescriptions/locked", "r"),
+            "appender who reads": ("d1", 20001, "journal/file", "ra"),
+            "reader above": ("n1", 20003, "prescriptions/locked", "r"),
+            "appender below, own file": ("d1", 20001, "mixed/locked", "a"),
+        }
+        await service.client_ok(f"as d1 20001 touch {top}/d1/prescriptions/locked")
+        await service.events()
+        said = {}
+        for name, (client, uid, path, mode) in cases.items():
+            said[name] = await service.client_ok(
+                f"as {client} {uid} python3 /run/t/lock.py {top}/{client}/{path} {mode}"
+            )
+        return said, await service.events()
+
+    said, events = running(measure())
+    assert said == {
+        "writer": "locked",
+        "writer reads": "locked",
+        "appender who reads": "locked",
+        "reader above": ACCES,
+        "appender below, own file": ACCES,
+    }
+    refused = [(event["uid"], event["operation"], event["name"], event["permissions"]) for event in events]
+    assert refused == [(20003, "LOCK", "locked", "append"), (20001, "LOCK", "locked", "read")]

@@ -4,6 +4,9 @@
  *
  * A client is known by a name of its own choosing, and from then on by numbers that can be guessed. Here both belong
  * to the address that they were made for: another one's are answered as if they did not exist.
+ *
+ * A share reservation would shut out those who write a file, at the word of one who may do no more than read it. Linux
+ * clients ask for none.
  */
 #include <linux/slab.h>
 #include <linux/sunrpc/addr.h>
@@ -13,7 +16,7 @@
 #include "state.h"
 
 nfsd4_operation *original_exchange_id, *original_setclientid, *original_create_session, *original_destroy_clientid,
-	*original_sequence, *original_destroy_session, *original_bind_conn;
+	*original_sequence, *original_destroy_session, *original_bind_conn, *original_open;
 
 /* With its address appended, no VM can pass for another and make the server throw that one's open files away. */
 static __be32 with_own_name(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u,
@@ -138,4 +141,22 @@ __be32 clients_bind_conn(struct svc_rqst *rqstp, struct nfsd4_compound_state *cs
 	if (!own_session(rqstp, &u->bind_conn_to_session.sessionid))
 		return nfserr_badsession;
 	return original_bind_conn(rqstp, cstate, u);
+}
+
+__be32 clients_open(struct svc_rqst *rqstp, struct nfsd4_compound_state *cstate, union nfsd4_op_u *u)
+{
+	if (u->open.op_share_deny) {
+		events_note(REASON_RESERVATION, NULL);
+		return nfserr_acces;
+	}
+	return original_open(rqstp, cstate, u);
+}
+
+/*
+ * A lock holds up those who write, and its refusal tells of theirs. So whoever locks has to be one of them: one who may
+ * only read would act downwards, one who may only append would learn from above.
+ */
+bool clients_may_lock(struct inode *inode)
+{
+	return !selinux_may(inode, MAY_WRITE | MAY_ACCESS) || !selinux_may(inode, MAY_READ | MAY_APPEND);
 }

@@ -228,6 +228,7 @@ static const char *const reasons[] = {
 	[REASON_RACE] = "append-only: the file has grown since the client looked",
 	[REASON_GAP] = "append-only: starts behind the end of the file",
 	[REASON_FOREIGN] = "a session or client ID of another client",
+	[REASON_RESERVATION] = "share reservations are not served",
 };
 
 static const char *const v3_operations[] = {

@@ -111,6 +111,10 @@ static __be32 vinci_permission(struct svc_rqst *rqstp, struct svc_export *exp, s
 	if (!inode)
 		return nfserr_noent;
 	append_refresh(rqstp, inode);
+	if ((acc & NFSD_MAY_LOCK) && !clients_may_lock(inode)) {
+		status = nfserr_acces;
+		goto out;
+	}
 	if (!(acc & NFSD_MAY_WRITE) || (acc & (NFSD_MAY_SATTR | NFSD_MAY_EXEC)) || !append_only(inode)) {
 		status = original_permission(rqstp, exp, dentry, acc);
 		goto out;
@@ -290,6 +294,7 @@ static struct klp_func nfsd_functions[] = {
 	PATCH("nfsd4_sequence", clients_sequence),
 	PATCH("nfsd4_destroy_session", clients_destroy_session),
 	PATCH("nfsd4_bind_conn_to_session", clients_bind_conn),
+	PATCH("nfsd4_open", clients_open),
 	{ }
 };
 
@@ -325,6 +330,7 @@ static int before_nfsd(struct klp_object *object)
 	original_sequence = original(object->funcs, "nfsd4_sequence");
 	original_destroy_session = original(object->funcs, "nfsd4_destroy_session");
 	original_bind_conn = original(object->funcs, "nfsd4_bind_conn_to_session");
+	original_open = original(object->funcs, "nfsd4_open");
 	return 0;
 }
 

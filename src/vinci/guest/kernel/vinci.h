@@ -45,6 +45,7 @@ enum vinci_reason {
 	REASON_RACE,		/* append-only: somebody else appended meanwhile */
 	REASON_GAP,		/* append-only: starts behind the end of the file */
 	REASON_FOREIGN,		/* a session or client ID that was made for another address */
+	REASON_RESERVATION,	/* NFSv4's share reservations, which are not served */
 };
 
 int events_init(struct proc_dir_entry *dir);
@@ -76,9 +77,11 @@ __be32 append_write(struct svc_rqst *rqstp, struct svc_fh *fhp, loff_t offset,
 /* --- clients.c --- */
 typedef typeof(nfsd4_exchange_id) nfsd4_operation;
 extern nfsd4_operation *original_exchange_id, *original_setclientid, *original_create_session,
-	*original_destroy_clientid, *original_sequence, *original_destroy_session, *original_bind_conn;
+	*original_destroy_clientid, *original_sequence, *original_destroy_session, *original_bind_conn,
+	*original_open;
 nfsd4_operation clients_exchange_id, clients_setclientid, clients_create_session, clients_destroy_clientid,
-	clients_sequence, clients_destroy_session, clients_bind_conn;
+	clients_sequence, clients_destroy_session, clients_bind_conn, clients_open;
+bool clients_may_lock(struct inode *inode);
 
 /* --- patch.c --- */
 extern typeof(nfsd_vfs_write) *original_vfs_write;
