@@ -103,6 +103,28 @@ def test_a_home_is_its_owners_alone(running: Running, service: Service) -> None:
     assert (event["address"], event["reason"], event["name"]) == ("10.20.1.11", "file mode", "anna")
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_who_reads_a_file_of_a_lower_level_leaves_no_trace_on_it(
+    running: Running, service: Service, version: str
+) -> None:
+    """Its writers see the same times before and after: the time of access would tell them of the reader."""
+
+    async def measure() -> list[str]:
+        top = await service.mount(version)
+        name = f"prescriptions/read-{version}"
+        times = f"as d1 20001 stat -c '%x %y %z' {top}/d1/{name}"
+        return (
+            await service.client_ok(
+                f"as d1 20001 sh -c 'echo text >{top}/d1/{name}'; {times}; sleep 1; "
+                f"as n1 20003 cat {top}/n1/{name}; echo 3 >/proc/sys/vm/drop_caches; {times}"
+            )
+        ).splitlines()
+
+    before, text, after = running(measure())
+    assert text == "text"
+    assert before == after
+
+
 @pytest.mark.parametrize(("client", "uid"), [("d1", 20003), ("d1", 1001), ("d1", 12345), ("d1", 0), ("n1", 20001)])
 def test_a_uid_that_is_not_logged_in_there_gets_nothing(
     running: Running, service: Service, client: str, uid: int
