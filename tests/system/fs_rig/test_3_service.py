@@ -124,6 +124,21 @@ def test_only_the_two_ports_answer_and_nothing_passes_between_legs(running: Runn
     assert running(measure()) == ["10.20.1.2 2049", "10.20.1.2 20048"]
 
 
+def test_no_client_can_take_the_others_connections(running: Running, service: Service) -> None:
+    """So many and no more from one address; closed ones are given back; another client connects all the while."""
+
+    async def measure() -> tuple[int, int, int]:
+        attack = asyncio.create_task(service.raw("n1", 0, "connect", "60"))
+        await asyncio.sleep(2)
+        other = int(await service.raw("d1", 0, "connect", "1"))
+        attacker = int(await attack)
+        return attacker, other, int(await service.raw("n1", 0, "connect", "5"))
+
+    attacker, other, again = running(measure())
+    assert 5 <= attacker <= 16
+    assert (other, again) == (1, 5)
+
+
 def test_power_cut_loses_no_synced_byte_and_clients_go_on(running: Running, service: Service) -> None:
     """The FS-VM dies while a client writes with fsync; it starts again; the client never sees an error."""
     program = (
