@@ -78,6 +78,26 @@ def test_a_denied_request_is_recorded_with_who_what_and_where(running: Running, 
     assert unknown["reason"] == "no grant for this address and UID"
 
 
+def test_a_flood_of_one_clients_denials_leaves_room_for_the_others(running: Running, service: Service) -> None:
+    """More different ones than the ring holds, and nobody reads it: the other client's is recorded, and the loss."""
+
+    async def measure() -> list[dict[str, Any]]:
+        handle = (await service.raw("d1", 0, "mount", "/srv/prescriptions")).removeprefix("0 ")
+        await service.events()
+        await service.raw("d1", 30000, "flood", handle, "1100")
+        await service.raw("n1", 4711, "getattr", handle)
+        events: list[dict[str, Any]] = []
+        while more := await service.events():
+            events += more
+        return events
+
+    events = running(measure())
+    assert [event["uid"] for event in events if event["address"] == "10.20.2.10"] == [4711]
+    flood = [event for event in events if event["address"] == "10.20.1.10"]
+    assert len(flood) + sum(event["lost"] for event in flood) == 1100
+    assert len(flood) >= 500
+
+
 def test_a_broken_table_or_policy_changes_nothing(running: Running, service: Service) -> None:
     """Refused with one line that says why; what was in force stays."""
 

@@ -4,7 +4,8 @@
  *
  * SELinux's own record knows no client; the server's reply knows no rule. Both meet here: what SELinux (or the
  * file's mode, or append.c) refused is noted for the server's thread; when the request ends in a refusal, one event
- * is made of it. The ring is bounded: repeated events are counted, lost ones too.
+ * is made of it. The ring is bounded: repeated events are counted, lost ones too. No client may hold more of its
+ * places than there are free ones, so that a flood of one client's leaves room for the others'.
  */
 #include <linux/kthread.h>
 #include <linux/module.h>
@@ -61,6 +62,7 @@ struct event {
 	uid_t uid;
 	u32 version, operation;
 	u32 repeats;
+	u64 lost;	/* later ones of this client's that found no room */
 	struct note note;
 };
 
@@ -69,7 +71,8 @@ static atomic_t notes_taken = ATOMIC_INIT(0);
 static DEFINE_SPINLOCK(ring_lock);
 static DECLARE_WAIT_QUEUE_HEAD(ring_filled);
 static struct event *ring;
-static u64 written, read_up_to, lost;
+static u64 written, read_up_to;
+static u64 lost;	/* those of clients that have no event in the ring */
 static struct tracepoint *audited;
 
 static bool is_nfsd(void)
@@ -188,10 +191,42 @@ static bool same_event(const struct event *a, const struct event *b)
 	       a->note.denied == b->note.denied && !strcmp(a->note.target, b->note.target);
 }
 
+/* The client's latest event that has not been read yet, and how many of them there are. Call with ring_lock held. */
+static struct event *latest_of(__be32 address, u64 *count)
+{
+	struct event *latest = NULL;
+	u64 i;
+
+	*count = 0;
+	for (i = read_up_to; i < written; i++)
+		if (ring[i & (RING - 1)].address == address) {
+			latest = &ring[i & (RING - 1)];
+			++*count;
+		}
+	return latest;
+}
+
+static void put_into_ring(struct event *event)
+{
+	u64 held, free = RING - (written - read_up_to);
+	struct event *latest = latest_of(event->address, &held);
+
+	if (latest && same_event(latest, event)) {
+		latest->repeats++;
+	} else if (held < free) {
+		event->serial = written;
+		ring[written++ & (RING - 1)] = *event;
+	} else if (latest) {
+		latest->lost++;
+	} else {
+		lost++;
+	}
+}
+
 void events_denied(struct svc_rqst *rqstp)
 {
 	struct note *note = my_note(false);
-	struct event *event, *last = NULL;
+	struct event *event;
 
 	event = kzalloc(sizeof(*event), GFP_KERNEL);
 	if (!event)
@@ -204,16 +239,7 @@ void events_denied(struct svc_rqst *rqstp)
 	if (note)
 		event->note = *note;
 	spin_lock(&ring_lock);
-	if (written > read_up_to)
-		last = &ring[(written - 1) & (RING - 1)];
-	if (last && same_event(last, event)) {
-		last->repeats++;
-	} else if (written - read_up_to < RING) {
-		event->serial = written;
-		ring[written++ & (RING - 1)] = *event;
-	} else {
-		lost++;
-	}
+	put_into_ring(event);
 	spin_unlock(&ring_lock);
 	kfree(event);
 	wake_up_interruptible(&ring_filled);
@@ -320,7 +346,7 @@ static void add_share(struct line *line, const char *context)
 	add_string(line, "share", share);
 }
 
-static void format_event(struct line *line, const struct event *event, u64 lost_before)
+static void format_event(struct line *line, const struct event *event)
 {
 	const struct note *note = &event->note;
 
@@ -344,7 +370,7 @@ static void format_event(struct line *line, const struct event *event, u64 lost_
 		add(line, ",\"inode\":%llu", note->inode);
 		add_string(line, "name", note->name);
 	}
-	add(line, ",\"repeats\":%u,\"lost\":%llu}\n", event->repeats, lost_before);
+	add(line, ",\"repeats\":%u,\"lost\":%llu}\n", event->repeats, event->lost);
 }
 
 static ssize_t events_read(struct file *file, char __user *to, size_t size, loff_t *ppos)
@@ -352,7 +378,6 @@ static ssize_t events_read(struct file *file, char __user *to, size_t size, loff
 	struct event *event;
 	struct line *line;
 	ssize_t result;
-	u64 lost_before;
 
 	event = kmalloc(sizeof(*event), GFP_KERNEL);
 	line = kzalloc(sizeof(*line), GFP_KERNEL);
@@ -371,10 +396,10 @@ static ssize_t events_read(struct file *file, char __user *to, size_t size, loff
 		spin_lock(&ring_lock);
 	}
 	*event = ring[read_up_to++ & (RING - 1)];
-	lost_before = lost;
+	event->lost += lost;
 	lost = 0;
 	spin_unlock(&ring_lock);
-	format_event(line, event, lost_before);
+	format_event(line, event);
 	result = min(size, line->length);
 	if (copy_to_user(to, line->text, result))
 		result = -EFAULT;
