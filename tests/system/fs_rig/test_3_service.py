@@ -78,6 +78,25 @@ def test_a_denied_request_is_recorded_with_who_what_and_where(running: Running, 
     assert unknown["reason"] == "no grant for this address and UID"
 
 
+def test_a_file_that_the_server_knows_by_its_handle_alone_gets_no_name_in_the_record(
+    running: Running, service: Service
+) -> None:
+    """The client still has the file; the server has forgotten it. Its inode says which one it is."""
+
+    async def measure() -> tuple[dict[str, Any], str]:
+        top = await service.mount("4.2")
+        path = f"{top}/n1/prescriptions/file"
+        inode = await service.client_ok(f"as n1 20003 cat {path} >/dev/null; stat -c %i {path}")
+        await service.fs.ok("sync; echo 3 >/proc/sys/vm/drop_caches")
+        await service.events()
+        await service.client(f"as n1 20003 sh -c 'echo x >{path}'")
+        return next(event for event in await service.events() if event["uid"] == 20003), inode
+
+    event, inode = running(measure())
+    assert str(event["inode"]) == inode
+    assert event.get("name", "file") == "file"
+
+
 def test_a_flood_of_one_clients_denials_leaves_room_for_the_others(running: Running, service: Service) -> None:
     """More different ones than the ring holds, and nobody reads it: the other client's is recorded, and the loss."""
 

@@ -138,6 +138,9 @@ void events_note(enum vinci_reason reason, struct dentry *dentry)
 	if (!note->by_selinux)
 		note_contexts(note, d_inode(dentry));
 	note->inode = d_inode(dentry)->i_ino;
+	/* Found by its handle alone: the server has not met its name yet, and this dentry's is none. */
+	if (IS_ROOT(dentry) && (dentry->d_flags & DCACHE_DISCONNECTED))
+		return;
 	spin_lock(&dentry->d_lock);
 	strscpy(note->name, dentry->d_name.name, sizeof(note->name));
 	spin_unlock(&dentry->d_lock);
@@ -368,7 +371,8 @@ static void format_event(struct line *line, const struct event *event)
 	}
 	if (note->inode) {
 		add(line, ",\"inode\":%llu", note->inode);
-		add_string(line, "name", note->name);
+		if (note->name[0])
+			add_string(line, "name", note->name);
 	}
 	add(line, ",\"repeats\":%u,\"lost\":%llu}\n", event->repeats, event->lost);
 }
