@@ -18,6 +18,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/system"))
@@ -143,13 +144,14 @@ def measure(plant: Plant, what: str, rounds: int) -> None:
 def prefer(state: Path) -> None:
     """Have the VMs of an installation run before all other work of usual priority."""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end now
             words = (process / "cmdline").read_bytes()
-            if b"qemu-system" in words and str(state).encode() in words:
-                for thread in (process / "task").iterdir():
-                    os.setpriority(os.PRIO_PROCESS, int(thread.name), PRIORITY)
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # it has ended
+            if b"qemu-system" not in words or str(state).encode() not in words:
+                continue
+            for thread in (process / "task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), PRIORITY)
+            # Where the kernel groups processes by session, only the group's priority counts against others.
+            (process / "autogroup").write_text(str(PRIORITY))
 
 
 def main() -> None:
