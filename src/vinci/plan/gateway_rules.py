@@ -72,14 +72,12 @@ def _add(
             "redirect", *from_client, one_of(daddr, targets), match(dport, flow.port), {"redirect": {"port": number}}
         )
     )
-    # Who addresses the FW-VM itself was not led here, and gets to no gateway.
+    # Who addresses the FW-VM itself was not led here, and gets to no gateway. What most packets are comes first.
     arriving = (*from_client, match(dport, number), *meant)
     counted = f"connections_{number}"
     rules.input.extend(
         [
             table.set(counted, ("ipv4_addr",), size=65_535),
-            table.rule("input", *arriving, *_NEW, more_connections_than(CONNECTIONS_EACH, saddr, counted), too_many),
-            table.rule("input", *arriving, *_NEW, COUNT, ACCEPT),
             table.rule("input", *arriving, _ESTABLISHED, COUNT, ACCEPT),
             table.rule(
                 "input",
@@ -91,13 +89,14 @@ def _add(
                 COUNT,
                 ACCEPT,
             ),
+            table.rule("input", *arriving, *_NEW, more_connections_than(CONNECTIONS_EACH, saddr, counted), too_many),
+            table.rule("input", *arriving, *_NEW, COUNT, ACCEPT),
         ]
     )
     to_target = (match(meta("oifname"), inner), one_of(daddr, targets), match(dport, flow.port))
     rules.output.extend(
         [
-            table.rule("output", match(meta("skuid"), number), *to_target, *_NEW, COUNT, ACCEPT),
-            # Only that user can have opened it: the last packets of a connection belong to nobody any more.
+            # Only the gateway's user can have opened it: the last packets of a connection belong to nobody any more.
             table.rule("output", *to_target, _ESTABLISHED, COUNT, ACCEPT),
             table.rule(
                 "output",
@@ -110,6 +109,7 @@ def _add(
                 COUNT,
                 ACCEPT,
             ),
+            table.rule("output", match(meta("skuid"), number), *to_target, *_NEW, COUNT, ACCEPT),
         ]
     )
 
