@@ -181,6 +181,26 @@ for _ in range(2):
 """
 """TARGET REQUEST: asks, and over the same connection again when /run/go is there."""
 
+ICMP_ERRORS = """
+import socket, struct, sys
+device, *ends = sys.argv[1:]
+def checksum(data):
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!H", ~total & 0xFFFF)
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+for end in ends:
+    address, port = end.split(":")
+    quoted = struct.pack("!BBHHHBBH", 0x45, 0, 40, 0, 0x4000, 63, 6, 0)
+    quoted += socket.inet_aton(device) + socket.inet_aton(address) + struct.pack("!HHI", 502, int(port), 1)
+    for kind, code, rest in ((3, 1, 0), (3, 3, 0), (3, 4, 68), (4, 0, 0), (5, 1, 0), (11, 0, 0), (12, 0, 0)):
+        body = struct.pack("!I", rest) + quoted
+        raw.sendto(bytes((kind, code)) + checksum(bytes((kind, code, 0, 0)) + body) + body, (device, 0))
+print("sent")
+"""
+"""DEVICE ADDRESS:PORT …: every error of ICMP to the device, about its packets from port 502 to each of these."""
+
 CAPTIVE = """
 import os, signal, socket, sys
 sys.path[:0] = ["/usr/lib/vinci", "/usr/lib/python3/dist-packages"]

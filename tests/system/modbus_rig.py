@@ -7,11 +7,14 @@ import base64
 import importlib.util
 import io
 import json
+import socket
+import struct
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway_attacks import HOLD
 from installation import ROOT, Installation
 
 HOME = "/opt/modbus"
@@ -45,6 +48,42 @@ for pieces in cases:
     found.append(got.hex() or end)
 print(json.dumps(found))
 """
+
+
+def frame(pdu: bytes, unit: int = 1, transaction: int = 7, protocol: int = 0, length: int | None = None) -> bytes:
+    """A message of Modbus/TCP, with a header that may be wrong."""
+    return struct.pack(">HHHB", transaction, protocol, len(pdu) + 1 if length is None else length, unit) + pdu
+
+
+def read(address: int = 5, count: int = 1, function: int = 3, unit: int = 1) -> bytes:
+    """A request that reads."""
+    return frame(struct.pack(">BHH", function, address, count), unit)
+
+
+WRITE = frame(struct.pack(">BHH", 6, 5, 99))
+ANSWER = frame(b"\x03\x02\x00\x05").hex()
+
+SHAPES: dict[str, tuple[list[bytes], str, str | None]] = {
+    "a declared read": ([read()], ANSWER, None),
+    "one declared read after the other": ([read(), read()], ANSWER * 2, None),
+    "a write": ([WRITE], frame(b"\x86\x01").hex(), "operation-not-declared"),
+    "another protocol": ([frame(b"\x03\x00\x05\x00\x01", protocol=1)], "closed", "malformed"),
+    "a length of 0": ([frame(b"\x03\x00\x05\x00\x01", length=0)], "closed", "malformed"),
+    "a length that is too long": ([frame(b"\x03\x00\x05\x00\x01", length=60_000)], "closed", "oversized"),
+    "more than a request may have": ([frame(bytes(400))], "closed", "oversized"),
+    "trailing bytes": ([read() + b"\x00"], "closed", "pipelined"),
+    "trailing bytes within its length": ([frame(b"\x03\x00\x05\x00\x01\x00")], frame(b"\x83\x03").hex(), "malformed"),
+    "two requests in one segment": ([read() + read()], "closed", "pipelined"),
+    "a read and a write in one segment": ([read() + WRITE], "closed", "pipelined"),
+    "a write inside a read": ([read()[:8] + WRITE + read()[8:]], "closed", "pipelined"),
+    "a length that hides a write": ([frame(read()[7:] + WRITE, length=6)], "closed", "pipelined"),
+    "half a request": ([read()[:7]], "closed", "fragmented"),
+    "one byte": ([b"\x00"], "closed", "fragmented"),
+    "a write, byte for byte": ([bytes([byte]) for byte in WRITE], "closed", "fragmented"),
+    "HTTP": ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], "closed", "malformed"),
+    "an answer": ([frame(b"\x83\x02")], frame(b"\x83\x01").hex(), "operation-not-declared"),
+}
+"""What is sent in pieces: the answer to it, and the reason in the audit."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +142,39 @@ class Plant:
         done = self.installation.vinci("exec", self.client, "--", "python3", "-", *words, stdin=script)
         assert done.status == 0, done
         return done.out
+
+    def hold(self, request: bytes) -> None:
+        """Have the client send a request over a connection that stays open; `held` tells how it went on."""
+        asks = f"cat >/run/hold.py; rm -f /run/go /run/held; nohup python3 /run/hold.py {self.address} {request.hex()}"
+        started = "for i in $(seq 100); do grep -qs . /run/held && exit; sleep 0.1; done; exit 1"
+        script = f"{asks} >/run/held 2>&1 </dev/null & {started}"
+        done = self.installation.vinci("exec", self.client, "--", "sh", "-c", script, stdin=HOLD)
+        assert done.status == 0, done
+
+    def held(self) -> list[str]:
+        """Have the client send it again over the same connection, and end; both answers, or `closed`."""
+        two = "for i in $(seq 50); do [ $(wc -l </run/held) = 2 ] && break; sleep 0.1; done"
+        return self.installation.root(self.client, f"touch /run/go; {two}; cat /run/held").out.split()
+
+    def ends_at(self, vm: str) -> list[str]:
+        """A VM's own ends, ADDRESS:PORT, of its connections to the device."""
+        found = []
+        for line in self.installation.root(vm, "cat /proc/net/tcp").out.splitlines()[1:]:
+            own, other, state = line.split()[1:4]
+            if (*_end(other), state) == (self.address, 502, "01"):
+                found.append("{}:{}".format(*_end(own)))
+        return found
+
+    def messages_of_icmp(self) -> int:
+        """How many of them the device has got."""
+        names, numbers = self.installation.root(self.device, "grep ^Icmp: /proc/net/snmp").out.splitlines()
+        return int(dict(zip(names.split(), numbers.split(), strict=True))["InMsgs"])
+
+
+def _end(untrusted: str) -> tuple[str, int]:
+    """An end as /proc/net/tcp writes it."""
+    address, _, port = untrusted.partition(":")
+    return socket.inet_ntoa(struct.pack("<I", int(address, 16))), int(port, 16)
 
 
 _CLIENT = """

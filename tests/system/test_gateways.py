@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import gateway_attacks as attack
 import pytest
-from gateway_attacks import ALARM, CAPTIVE, CONNECTS, DIRECT, FRAGMENTS, HOLD, INTERLEAVED, LISTEN, MANY, SHELL
 from installation import ROOT, Installation
-from modbus_rig import Plant
+from modbus_rig import ANSWER, SHAPES, WRITE, Plant, frame, read
 
 GATEWAY = 20_000
 FIREWALL = "scada-fw"
@@ -48,18 +48,6 @@ def wait_for_gateway(installation: Installation, firewall: str = FIREWALL, numbe
     listens = f"grep -q :{number:04X} /proc/net/tcp"
     done = installation.root(firewall, f"for i in $(seq 240); do {listens} && exit; sleep 0.25; done; exit 1")
     assert done.status == 0, done
-
-
-def frame(pdu: bytes, unit: int = 1, transaction: int = 7, protocol: int = 0, length: int | None = None) -> bytes:
-    return struct.pack(">HHHB", transaction, protocol, len(pdu) + 1 if length is None else length, unit) + pdu
-
-
-def read(address: int = 5, count: int = 1, function: int = 3, unit: int = 1) -> bytes:
-    return frame(struct.pack(">BHH", function, address, count), unit)
-
-
-WRITE = frame(struct.pack(">BHH", 6, 5, 99))
-ANSWER = frame(b"\x03\x02\x00\x05").hex()
 
 
 def test_verify_measures_what_is_declared(utility: Installation) -> None:
@@ -103,28 +91,6 @@ def test_no_other_request_reaches_the_device(plant: Plant) -> None:
     assert "read-holding-registers" in told
 
 
-SHAPES: dict[str, tuple[list[bytes], str, str | None]] = {
-    "a declared read": ([read()], ANSWER, None),
-    "one declared read after the other": ([read(), read()], ANSWER * 2, None),
-    "a write": ([WRITE], frame(b"\x86\x01").hex(), "operation-not-declared"),
-    "another protocol": ([frame(b"\x03\x00\x05\x00\x01", protocol=1)], "closed", "malformed"),
-    "a length of 0": ([frame(b"\x03\x00\x05\x00\x01", length=0)], "closed", "malformed"),
-    "a length that is too long": ([frame(b"\x03\x00\x05\x00\x01", length=60_000)], "closed", "oversized"),
-    "more than a request may have": ([frame(bytes(400))], "closed", "oversized"),
-    "trailing bytes": ([read() + b"\x00"], "closed", "pipelined"),
-    "trailing bytes within its length": ([frame(b"\x03\x00\x05\x00\x01\x00")], frame(b"\x83\x03").hex(), "malformed"),
-    "two requests in one segment": ([read() + read()], "closed", "pipelined"),
-    "a read and a write in one segment": ([read() + WRITE], "closed", "pipelined"),
-    "a write inside a read": ([read()[:8] + WRITE + read()[8:]], "closed", "pipelined"),
-    "a length that hides a write": ([frame(read()[7:] + WRITE, length=6)], "closed", "pipelined"),
-    "half a request": ([read()[:7]], "closed", "fragmented"),
-    "one byte": ([b"\x00"], "closed", "fragmented"),
-    "a write, byte for byte": ([bytes([byte]) for byte in WRITE], "closed", "fragmented"),
-    "HTTP": ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"], "closed", "malformed"),
-    "an answer": ([frame(b"\x83\x02")], frame(b"\x83\x01").hex(), "operation-not-declared"),
-}
-
-
 def test_root_with_a_socket_gets_nothing_else_through(plant: Plant) -> None:
     before = plant.reached()
     since = plant.installation.next_audit()
@@ -138,14 +104,32 @@ def test_root_with_a_socket_gets_nothing_else_through(plant: Plant) -> None:
 
 def test_fragments_of_ip_hide_nothing(plant: Plant) -> None:
     before = plant.reached()
-    assert plant.run(FRAGMENTS, plant.address, read().hex()).strip() == ANSWER
-    assert plant.run(FRAGMENTS, plant.address, WRITE.hex()).strip() == frame(b"\x86\x01").hex()
+    assert plant.run(attack.FRAGMENTS, plant.address, read().hex()).strip() == ANSWER
+    assert plant.run(attack.FRAGMENTS, plant.address, WRITE.hex()).strip() == frame(b"\x86\x01").hex()
     assert plant.reached()[len(before) :] == ["unit 1 function 3 address 5"]
+
+
+def test_errors_of_icmp_about_a_connection_do_not_reach_the_device(plant: Plant) -> None:
+    """About the client's connection with the gateway, and about the gateway's with the device."""
+    utility = plant.installation
+    plant.hold(read())
+    ends = [plant.ends_at(vm) for vm in (plant.client, FIREWALL)]
+    assert all(ends)
+    before, since = plant.messages_of_icmp(), utility.next_audit()
+    assert plant.run(attack.ICMP_ERRORS, plant.address, *ends[0], *ends[1]).strip() == "sent"
+    for expected in ((FIREWALL, "to-firewall", "ICMP", "database-1"), ("database-fw", "invalid", "ICMP", "database-1")):
+        utility.wait_for_audit(
+            since, lambda r, e=expected: tuple(r.get(k) for k in ("firewall", "reason", "protocol", "vm")) == e
+        )
+    assert plant.messages_of_icmp() == before
+    assert plant.held() == [ANSWER, ANSWER]
+    assert utility.root("scada-1", f"ping -c 1 {plant.address}").status == 0
+    assert plant.messages_of_icmp() == before + 1
 
 
 def test_connections_are_not_mixed_up(plant: Plant) -> None:
     before = plant.reached()
-    found = plant.run(INTERLEAVED, plant.address, read(5).hex(), read(6).hex(), WRITE.hex()).split()
+    found = plant.run(attack.INTERLEAVED, plant.address, read(5).hex(), read(6).hex(), WRITE.hex()).split()
     assert found == [frame(b"\x03\x02\x00\x06").hex(), ANSWER, "closed", "closed"]
     assert sorted(plant.reached()[len(before) :]) == [f"unit 1 function 3 address {address}" for address in (5, 6)]
 
@@ -170,7 +154,7 @@ def test_no_way_leads_around_the_gateway(plant: Plant) -> None:
         f"{inner}:{GATEWAY}:0": "nothing",
         f"{inner}:502:0": "nothing",
     }
-    found = plant.run(DIRECT, *ways).split()
+    found = plant.run(attack.DIRECT, *ways).split()
     assert dict(zip(ways, found, strict=True)) == ways
     assert plant.reached() == before
 
@@ -179,7 +163,7 @@ def test_the_field_devices_are_the_plants_own(plant: Plant) -> None:
     utility, before = plant.installation, plant.reached()
     since = utility.next_audit()
     ways = [f"{plant.address}:502:0", f"{plant.address}:22:0", f"{utility.address('scada-1')}:502:0"]
-    asked = utility.vinci("exec", "software-1", "--", "python3", "-", *ways, stdin=DIRECT)
+    asked = utility.vinci("exec", "software-1", "--", "python3", "-", *ways, stdin=attack.DIRECT)
     assert asked.out.split() == ["nothing"] * 3, asked
     assert plant.reached() == before
     record = utility.wait_for_audit(since, lambda r: r["event"] == "packet-dropped" and r["vm"] == "software-1")
@@ -198,7 +182,7 @@ def test_ten_thousand_connections_cost_the_gateway_little(plant: Plant) -> None:
 
     since = plant.installation.next_audit()
     before = gateway()
-    plant.run(MANY, plant.address, "10000")
+    plant.run(attack.MANY, plant.address, "10000")
     after = gateway()
     assert after["Pid"] == before["Pid"]
     assert int(after["Threads"]) <= 33
@@ -236,7 +220,7 @@ def test_whoever_has_taken_a_gateway_reaches_its_targets_and_nobody_else(plant: 
     targets = [f"{plant.address}:502", f"{plant.address}:22", f"{files}:2049", f"{client}:502", f"{client}:5140"]
     for user, reached in ((GATEWAY, ["yes", *["no"] * 4]), (0, ["no"] * 5), (GATEWAY + 1, ["no"] * 5)):
         words = ("setpriv", f"--reuid={user}", "--clear-groups", "/usr/bin/python3", "-I", "-S", "-", *targets)
-        found = plant.installation.vinci("exec", FIREWALL, "--", *words, stdin=CONNECTS)
+        found = plant.installation.vinci("exec", FIREWALL, "--", *words, stdin=attack.CONNECTS)
         assert found.out.split() == reached, (user, found)
 
 
@@ -248,7 +232,7 @@ AS_GATEWAY = (
 
 def test_a_captive_gateway_can_call_nothing(plant: Plant) -> None:
     command = (*AS_GATEWAY, "/usr/bin/python3", "-I", "-S", "-")
-    done = plant.installation.vinci("exec", FIREWALL, "--", *command, stdin=CAPTIVE)
+    done = plant.installation.vinci("exec", FIREWALL, "--", *command, stdin=attack.CAPTIVE)
     lines = [line.split(":") for line in done.out.splitlines()]
     assert {verdict for place, verdict, _ in lines if place == "free"} == {"done"}, done
     assert {verdict for place, verdict, _ in lines if place == "confined"} == {"killed"}, done
@@ -256,7 +240,7 @@ def test_a_captive_gateway_can_call_nothing(plant: Plant) -> None:
 
 
 def test_a_shell_as_a_gateways_user_can_do_nothing(plant: Plant) -> None:
-    done = plant.installation.vinci("exec", FIREWALL, "--", *AS_GATEWAY, "sh", "-s", stdin=SHELL)
+    done = plant.installation.vinci("exec", FIREWALL, "--", *AS_GATEWAY, "sh", "-s", stdin=attack.SHELL)
     assert done.out.split() == ["end"], done
     assert plant.send([[read()]]) == [ANSWER]
 
@@ -277,9 +261,7 @@ ANOTHER = """
 def test_a_gateway_that_changes_lets_nothing_old_through(plant: Plant, tmp_path: Path) -> None:
     utility = plant.installation
     assert plant.ask(["read_holding_registers(50, count=1, device_id=1)"]) == [[50]]
-    hold = f"cat >/run/hold.py; nohup python3 /run/hold.py {plant.address} {read().hex()} >/run/held 2>&1 </dev/null &"
-    started = f"{hold} for i in $(seq 100); do grep -q . /run/held && exit; sleep 0.1; done; exit 1"
-    assert utility.vinci("exec", plant.client, "--", "sh", "-c", started, stdin=HOLD).status == 0
+    plant.hold(read())
     text = utility.file.read_text().partition("\nexpect:")[0].replace("[0-99, 1000-1049]", "[0-9]")
     changed = tmp_path / "changed.yaml"
     changed.write_text(text.replace("\nflows:", f"\nflows:{ANOTHER}", 1) + "\n")
@@ -291,10 +273,7 @@ def test_a_gateway_that_changes_lets_nothing_old_through(plant: Plant, tmp_path:
         assert plant.ask(reads) == [[5], {"exception": 2}]
         record = utility.wait_for_audit(since, lambda r: r.get("reason") == "place-not-declared")
         assert "gateway: modbus" in "".join(changed.read_text().splitlines()[record["line"] - 2 :][:3])
-        ended = (
-            "touch /run/go; for i in $(seq 50); do [ $(wc -l </run/held) = 2 ] && break; sleep 0.1; done; cat /run/held"
-        )
-        assert utility.root(plant.client, ended).out.split() == [ANSWER, "closed"]
+        assert plant.held() == [ANSWER, "closed"]
     finally:
         utility.check("up", "--yes", str(utility.file))
         wait_for_gateway(utility)
@@ -312,9 +291,9 @@ def test_nothing_comes_back_through_the_diode(utility: Installation) -> None:
         if listening:
             listens = "for i in $(seq 240); do ss -uln | grep -q ':5140 ' && exit; sleep 0.25; done; exit 1"
             start = f"cat >/run/listen.py; (nohup python3 /run/listen.py >/run/listened 2>&1 </dev/null &); {listens}"
-            script = LISTEN.replace("OWN", repr(address))
+            script = attack.LISTEN.replace("OWN", repr(address))
             assert utility.vinci("exec", "database-1", "--", "sh", "-c", start, stdin=script).status == 0
-        done = utility.vinci("exec", "scada-1", "--", "python3", "-", address, "8", stdin=ALARM)
+        done = utility.vinci("exec", "scada-1", "--", "python3", "-", address, "4", stdin=attack.ALARM)
         assert done.out.strip() == "silence", done
         if listening:
             heard = utility.root("database-1", "cat /run/listened").out.split()
