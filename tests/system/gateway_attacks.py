@@ -110,7 +110,7 @@ own.bind(("0.0.0.0", 5140))
 own.settimeout(60)
 data, source = own.recvfrom(100)
 print(data.decode(), source[0], flush=True)
-for _ in range(5):  # an FW-VM records a burst of 20 packets at most
+for _ in range(5):  # an FW-VM records a burst of 20 packets of one source at most
     own.sendto(b"back", source)
 def checksum(data):
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -150,6 +150,17 @@ time.sleep(float(sys.argv[2]))
 print(f"heard {received() - before} packets" if received() != before else "silence")
 """
 """TARGET SECONDS: an alarm, and whether any packet of IP comes in after it."""
+
+FLOOD = """
+import socket, sys, time
+target, port, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for count in range(number):
+    own.sendto(b"flood", (target, port))
+    time.sleep(0.002)
+print("sent")
+"""
+"""TARGET PORT NUMBER: so many datagrams."""
 
 INTERLEAVED = """
 import socket, sys, time

@@ -304,6 +304,23 @@ def test_nothing_comes_back_through_the_diode(utility: Installation) -> None:
             )
 
 
+def test_a_flood_from_one_vm_hides_no_record_of_another(utility: Installation) -> None:
+    address, since = utility.address("database-1"), utility.next_audit()
+    flood = (
+        f"cat >/run/flood.py; (nohup python3 /run/flood.py {address} 9 4000 >/run/flooded 2>&1 </dev/null &); sleep 3"
+    )
+    assert utility.vinci("exec", "scada-2", "--", "sh", "-c", flood, stdin=attack.FLOOD).status == 0
+    assert (
+        utility.vinci("exec", "scada-1", "--", "python3", "-", address, "10", "1", stdin=attack.FLOOD).out == "sent\n"
+    )
+    assert utility.root("scada-2", "cat /run/flooded").out == "", "the flood was over too early"
+    for vm, port in (("scada-2", 9), ("scada-1", 10)):
+        expected = ("scada-fw", "not-declared", vm, str(port))
+        utility.wait_for_audit(
+            since, lambda r, e=expected: tuple(str(r.get(k)) for k in ("firewall", "reason", "vm", "target_port")) == e
+        )
+
+
 # -- the second gateway ------------------------------------------------------------------------------------------------
 
 SITE = "mkdir -p /run/site/tools && cd /run/site && echo new >news && echo bits >tools/drill && echo no >secret"

@@ -28,6 +28,7 @@ from vinci.plan.nft import (
     one_of,
     payload,
     prefix,
+    rate_each,
 )
 from vinci.plan.types import Firewall, FlowRule
 
@@ -38,6 +39,9 @@ LOG_PREFIX = "vinci-fw"
 
 FILTER, BEFORE_CONNTRACK = 0, -300
 RECORDS_PER_SECOND, RECORDS_BURST = 5, 20
+"""Of each source and reason."""
+RECORDED_SOURCES = 4096
+"""Sources at once; what more there are is dropped without a record."""
 
 
 class FlowDenial(StrEnum):
@@ -78,11 +82,21 @@ def firewall_ruleset(firewall: Firewall) -> Ruleset:
 
 
 def _denial(reason: FlowDenial) -> list[Command]:
-    """The chain in which dropped packets end: counted, and some of them recorded."""
+    """The chain in which dropped packets end: counted, and some of each source recorded.
+
+    A source's address is its own, the bridges see to that: no flood hides what another VM does.
+    """
     limit = {"limit": {"rate": RECORDS_PER_SECOND, "burst": RECORDS_BURST, "per": "second"}}
     log = {"log": {"prefix": f"{LOG_PREFIX} {reason} ", "level": "info"}}
     chain = _chain(reason)
-    return [TABLE.chain(chain), TABLE.rule(chain, limit, log), TABLE.rule(chain, COUNT, DROP)]
+    recorded = f"recorded_{reason.name.lower()}"
+    return [
+        TABLE.chain(chain),
+        TABLE.set(recorded, ("ipv4_addr",), flags=["timeout"], timeout=60, size=RECORDED_SOURCES),
+        TABLE.rule(chain, rate_each(limit, payload("ip", "saddr"), recorded), log),
+        TABLE.rule(chain, match(meta("nfproto"), "ipv4", "!="), limit, log),
+        TABLE.rule(chain, COUNT, DROP),
+    ]
 
 
 def _chain(reason: FlowDenial) -> str:

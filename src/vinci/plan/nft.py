@@ -82,6 +82,11 @@ def more_connections_than(number: int, key: Json, name: str) -> Statement:
     return {"set": {"op": "add", "elem": key, "set": f"@{name}", "stmt": [count]}}
 
 
+def rate_each(limit: Statement, key: Json, name: str) -> Statement:
+    """Goes on only within the limit, which each `key` has for itself; `name` is a set with a time-out for it."""
+    return {"set": {"op": "update", "elem": key, "set": f"@{name}", "stmt": [limit]}}
+
+
 COUNT: Statement = {"counter": {"packets": 0, "bytes": 0}}
 DROP: Statement = {"drop": None}
 ACCEPT: Statement = {"accept": None}

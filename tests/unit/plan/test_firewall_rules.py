@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nft_evaluator import Firewall as Judge
 
 from vinci.model.infrastructure import Protocol
-from vinci.plan.firewall_rules import firewall_ruleset
+from vinci.plan.firewall_rules import FlowDenial, firewall_ruleset
 from vinci.plan.types import Firewall, FlowRule
 
 OURS, THEIRS = IPv4Network("10.0.1.0/24"), IPv4Network("10.0.2.0/24")
@@ -157,6 +157,17 @@ def test_ipv6_never_crosses() -> None:
     six = {"meta.nfproto": "ipv6", "ether.type": "ip6", "meta.iifname": INSIDE, "meta.oifname": OUTSIDE}
     for state in ("new", "established", "related"):
         assert not crosses(judge, {**six, "ct.state": state})
+
+
+@pytest.mark.parametrize("reason", list(FlowDenial))
+def test_what_is_recorded_is_bounded_for_each_source(reason: FlowDenial) -> None:
+    commands = firewall_ruleset(firewall())["nftables"]
+    rules = [command["add"]["rule"] for command in commands if "rule" in command.get("add", {})]
+    of_ipv4, of_others, rest = (rule["expr"] for rule in rules if rule["chain"] == f"deny_{reason.name.lower()}")
+    assert of_ipv4[0]["set"]["elem"] == {"payload": {"protocol": "ip", "field": "saddr"}}
+    assert "limit" in of_ipv4[0]["set"]["stmt"][0]
+    assert [next(iter(statement)) for statement in of_others] == ["match", "limit", "log"]
+    assert [next(iter(statement)) for statement in rest] == ["counter", "drop"]
 
 
 def test_one_way_needs_udp() -> None:
