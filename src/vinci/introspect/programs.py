@@ -34,7 +34,7 @@ _FIREWALL = {"/usr/bin/setpriv"}
 SANDBOXED: dict[VmKind, frozenset[str] | None] = {
     VmKind.APP: None,
     VmKind.FS: frozenset({"/usr/sbin/sshd"}),
-    VmKind.FW: frozenset({"/usr/sbin/sshd"}),
+    VmKind.FW: frozenset({"/usr/bin/python3.11", "/usr/sbin/sshd"}),  # gateways (vinci.guest.gateway.confine)
 }
 """Paths of programs that filter their own system calls by BPF; None for every program, and for filters of sockets."""
 
