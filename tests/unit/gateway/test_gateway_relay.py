@@ -248,6 +248,8 @@ def test_a_flood_of_refusals_is_counted_not_written() -> None:
         recorder.record(Reason.MALFORMED, "10.0.0.1", "10.0.0.2", "x" * 1000)
     assert len(lines) == RECORDS_BURST
     assert max(map(len, lines)) < 300
+    recorder.record(Reason.MALFORMED, "10.0.0.9", "10.0.0.2", "")
+    assert b" source=10.0.0.9 target=10.0.0.2 lost=0 " in lines[-1], "one client's flood hides another's refusal"
     now[0] = 1.0
     recorder.record(Reason.MALFORMED, "10.0.0.1", "10.0.0.2", "")
     assert f"lost={1000 - RECORDS_BURST} ".encode() in lines[-1]

@@ -10,6 +10,7 @@ from time import monotonic
 from .protocol import Reason
 
 RECORDS_PER_SECOND, RECORDS_BURST = 5, 20
+"""Of each source."""
 WHAT_CHARACTERS = 120
 RECORD_PREFIX = "vinci-gw"
 _INFO = "<6>"  # the level, as /dev/kmsg takes it
@@ -62,23 +63,34 @@ class Slots:
                 del self._used[client]
 
 
+class _Records:
+    """The records of one source: how many more it may have, and how many were lost since the last one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.budget = Budget(RECORDS_PER_SECOND, RECORDS_BURST, clock)
+        self.lost = 0
+
+
 class Recorder:
-    """Writes a line per refusal, within bounds; how many were not written is told by the next line."""
+    """Writes a line per refusal, within bounds of each source; how many were not written is told by its next line.
+
+    The packet rules let in a flow's sources only, so these are few.
+    """
 
     def __init__(self, write: Callable[[bytes], object], flow: int, clock: Callable[[], float] = monotonic) -> None:
         """`write` takes one whole line; `flow` is the flow's place in the file."""
-        self._write, self._flow = write, flow
-        self._budget = Budget(RECORDS_PER_SECOND, RECORDS_BURST, clock)
-        self._lost = 0
+        self._write, self._flow, self._clock = write, flow, clock
+        self._of: dict[str, _Records] = {}
 
     def record(self, reason: Reason, source: str, target: str, what: str) -> None:
         """Record one refusal. `what` is printable; a record that cannot be written is lost, and nothing else."""
-        if not self._budget.take():
-            self._lost += 1
+        records = self._of.get(source) or self._of.setdefault(source, _Records(self._clock))
+        if not records.budget.take():
+            records.lost += 1
             return
-        lost, self._lost = self._lost, 0
+        lost, records.lost = records.lost, 0
         line = f"{_INFO}{RECORD_PREFIX} {reason} flow={self._flow} source={source} target={target} lost={lost} "
         try:
             self._write(f"{line}what={what[:WHAT_CHARACTERS]}\n".encode("ascii", "replace"))
         except OSError:
-            self._lost += lost + 1
+            records.lost += lost + 1
