@@ -260,7 +260,8 @@ ANOTHER = """
 
 def test_a_gateway_that_changes_lets_nothing_old_through(plant: Plant, tmp_path: Path) -> None:
     utility = plant.installation
-    assert plant.ask(["read_holding_registers(50, count=1, device_id=1)"]) == [[50]]
+    fifty = frame(b"\x03\x02\x00\x32").hex()
+    assert plant.send([[read(50)]]) == [fifty]
     plant.hold(read())
     text = utility.file.read_text().partition("\nexpect:")[0].replace("[0-99, 1000-1049]", "[0-9]")
     changed = tmp_path / "changed.yaml"
@@ -269,15 +270,14 @@ def test_a_gateway_that_changes_lets_nothing_old_through(plant: Plant, tmp_path:
         utility.check("up", "--yes", str(changed))
         wait_for_gateway(utility, number=GATEWAY + 1)
         since = utility.next_audit()
-        reads = ["read_holding_registers(5, count=1, device_id=1)", "read_holding_registers(50, count=1, device_id=1)"]
-        assert plant.ask(reads) == [[5], {"exception": 2}]
+        assert plant.send([[read(5)], [read(50)]]) == [ANSWER, frame(b"\x83\x02").hex()]
         record = utility.wait_for_audit(since, lambda r: r.get("reason") == "place-not-declared")
         assert "gateway: modbus" in "".join(changed.read_text().splitlines()[record["line"] - 2 :][:3])
         assert plant.held() == [ANSWER, "closed"]
     finally:
         utility.check("up", "--yes", str(utility.file))
         wait_for_gateway(utility)
-    assert plant.ask(["read_holding_registers(50, count=1, device_id=1)"]) == [[50]]
+    assert plant.send([[read(50)]]) == [fifty]
 
 
 # -- the diode ---------------------------------------------------------------------------------------------------------
