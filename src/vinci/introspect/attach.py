@@ -93,8 +93,9 @@ def anchors(memory: GuestMemory, profile: Profile) -> list[int]:
     found = []
     for region in memory.regions:
         first = -(-region.physical // ALIGNMENT) * ALIGNMENT
-        for physical in range(first, region.physical + region.size - len(wanted) + 1, ALIGNMENT):
-            seen = memory.view(physical, len(wanted))
-            if np.array_equal(seen[sample], wanted[sample]) and np.array_equal(seen[fixed], wanted[fixed]):
+        places = np.arange(first, region.physical + region.size - len(wanted) + 1, ALIGNMENT)
+        seen = memory.bytes[(places - region.physical + region.offset)[:, None] + sample]
+        for physical in places[(seen == wanted[sample]).all(axis=1)].tolist():
+            if np.array_equal(memory.view(physical, len(wanted))[fixed], wanted[fixed]):
                 found.append(physical)
     return found

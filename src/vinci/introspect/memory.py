@@ -28,6 +28,12 @@ class Unreadable(Implausible):
     """Guest memory that is not there: a hole, an address that no page table maps, or a pointer that is none."""
 
 
+def distinct(values: Words) -> Words:
+    """The different ones of the values, ascending: as np.unique, whose hashing takes six times as long for these."""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
+
+
 @dataclass(frozen=True, slots=True)
 class Region:
     """`size` bytes of guest-physical memory from `physical` lie in the RAM file from `offset`; all whole pages."""

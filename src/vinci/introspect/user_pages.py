@@ -16,7 +16,7 @@ from vinci.introspect.files import IMAGE_FILE_SYSTEM, NETWORK_FILE_SYSTEMS, File
 from vinci.introspect.findings import Check, CheckResult, Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
-from vinci.introspect.memory import PAGE_SIZE, Bytes, Implausible, Words
+from vinci.introspect.memory import PAGE_SIZE, Bytes, Implausible, Words, distinct
 from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
 from vinci.introspect.tasks import Task, TaskReader
 from vinci.introspect.user_tables import UserPages, executable_user_pages
@@ -88,7 +88,7 @@ def _problems(
     large = pages.size != np.uint64(PAGE_SIZE)
     for physical in np.unique(pages.physical[large]).tolist():
         yield _Problem(physical, "executable memory in a large page, which no file of the image has", "")
-    frames = np.unique(pages.physical[~large])
+    frames = distinct(pages.physical[~large])
     guest = linear.guest
     places = guest.memory.frames_of(frames)
     for physical in frames[places < 0].tolist():

@@ -19,7 +19,7 @@ from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import list_entries
 from vinci.introspect.loaded import MODULES_END, MODULES_START
-from vinci.introspect.memory import Unreadable, Words
+from vinci.introspect.memory import Unreadable, Words, distinct
 from vinci.introspect.sampling import Sample
 from vinci.introspect.slabs import Slabs
 
@@ -86,7 +86,7 @@ def _objects(
     guest: Guest, code: Code, kind: _Kind, pointer: str, objects: Words, tables: Words, sample: Sample
 ) -> None:
     """Check the tables that one pointer of all these objects leads to."""
-    used = np.unique(tables)
+    used = distinct(tables)
     used = used[used != 0]
     inside = code.are_data(used)
     for table, member in foreign_functions(guest, code, _TABLES[pointer], used[inside]).items():

@@ -15,7 +15,7 @@ import numpy as np
 from vinci.introspect.btf import Kind, Layout
 from vinci.introspect.code import Code
 from vinci.introspect.guest import Guest
-from vinci.introspect.memory import Unreadable, Words
+from vinci.introspect.memory import Unreadable, Words, distinct
 
 _MAX_TABLES = 4096
 
@@ -29,7 +29,7 @@ def foreign_functions(guest: Guest, code: Code, kind: str, tables: Words) -> dic
     own = tables[~code.are_constant(tables)]
     if not len(own):
         return {}
-    own = np.unique(own)[:_MAX_TABLES]
+    own = distinct(own)[:_MAX_TABLES]
     names, words = _functions(guest.layout, kind)
     values = np.zeros((len(own), len(words)), np.uint64)
     size = -(-guest.layout.size(kind) // 8) * 8
