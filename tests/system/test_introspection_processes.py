@@ -243,13 +243,21 @@ def test_an_attack_from_inside_is_named_and_gone_when_taken_back(app: Seen, trus
     assert not left, lines(left)
 
 
+MAPPED_ANEW = """
+import mmap
+open('/run/ready', 'w')
+while True:
+    new = mmap.mmap(-1, 4096, prot=7)
+    new[0] = 195
+    old = new
+"""
 MOVING = {
-    "core pattern": ("while :; do i=$((i+1)); echo '|/tmp/x '$i >/proc/sys/kernel/core_pattern; done", "core dumps go"),
-    "short-lived programs": ("while :; do /tmp/innocent 0.01; done", "not the image's"),
-    "code mapped anew": (
-        "exec python3 -c 'import mmap\nwhile True: new = mmap.mmap(-1, 4096, prot=7); new[0] = 195; old = new'",
-        "no file's|not the image's",
+    "core pattern": (
+        ": >/run/ready; while :; do i=$((i+1)); echo '|/tmp/x '$i >/proc/sys/kernel/core_pattern; done",
+        "core dumps go",
     ),
+    "short-lived programs": (": >/run/ready; while :; do /tmp/innocent 0.01; done", "not the image's"),
+    "code mapped anew": (f"exec python3 -c {load_word(MAPPED_ANEW)}", "no file's|not the image's"),
 }
 """Tampering that is never the same in two samples: what is done over and over, and what is said of it."""
 
@@ -257,7 +265,8 @@ MOVING = {
 @pytest.mark.parametrize("name", MOVING)
 def test_an_attack_that_moves_all_the_time_is_named(app: Seen, trusted: Trusted, name: str) -> None:
     script, what = MOVING[name]
-    app.sh(f"cp /usr/bin/sleep /tmp/innocent; setsid sh -c {load_word(script)} >/dev/null 2>&1 & echo $! >/run/load")
+    start = f"setsid sh -c {load_word(script)} >/dev/null 2>&1 & echo $! >/run/load"
+    app.sh(f"cp /usr/bin/sleep /tmp/innocent; rm -f /run/ready; {start}; until [ -e /run/ready ]; do sleep 0.1; done")
     try:
         found = [f for _ in range(MOVING_LOOKS) for f in findings(app.guest, trusted, trusted.app)]
     finally:
