@@ -39,7 +39,7 @@ lint:
 	.venv/bin/lint-imports
 
 system: images
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -m system $(SYSTEM_TESTS)
+	$(PYTHON) -m pytest -n 2 -m system $(SYSTEM_TESTS)
 
 packages:
 	scripts/install-packages
