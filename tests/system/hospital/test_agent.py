@@ -128,7 +128,7 @@ def _raw(hospital: Installation, data: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(str(hospital.state / "n1" / "agent.sock"))
-        with contextlib.suppress(BrokenPipeError):  # the answer may be there before all of a huge request
+        with contextlib.suppress(ConnectionError):  # the answer may be there before all of a huge request
             client.sendall(data)
         return client.recv(65536)
 
