@@ -17,6 +17,9 @@ from vinci.policy.flows import Analysis
 from vinci.policy.graph import FlowGraph, Hop, HopKind, Place
 from vinci.policy.widening import Widening
 
+TRIES = 2000
+"""Most searches for a way: one takes a millisecond in a big file, and not every pair has one."""
+
 
 def _upward(hop: Hop) -> bool:
     return not hop.downward
@@ -51,22 +54,12 @@ def new_ways_down(old: Analysis | None, new: Analysis, most: int) -> WaysDown:
         return WaysDown(tuple(hops), (), 0)
     known = _known(old.graph, new.graph, hops)
     fresh = tuple(hop for hop in hops if not known[hop])
-    told = {(hop.source, hop.target) for hop in fresh}
-    longer: list[WayDown] = []
-    candidates = _candidates(old, new, known)
-    untold: set[tuple[Place, Place]] = set()
-    for start, hop, end, wanted in candidates:
-        pair = (start, end)
-        if pair in told:
-            continue
-        if len(longer) >= most:
-            untold.add(pair)
-            continue
-        way = _way_through(new.graph, start, hop, end, wanted)
-        if way is not None:
-            told.add(pair)
-            longer.append(WayDown(start, end, way))
-    return WaysDown(fresh, tuple(longer), len(untold - told))
+    search = _Search(new.graph, most)
+    for hop in fresh:
+        search.settle(hop.source, hop.target)
+    for wanted in (_upward, _any):
+        search.take(old, new, known, wanted)
+    return WaysDown(fresh, tuple(search.found), search.more)
 
 
 def _known(old: FlowGraph, new: FlowGraph, hops: list[Hop]) -> Mapping[Hop, tuple[Hop, ...]]:
@@ -91,31 +84,66 @@ def _identity(graph: FlowGraph, hop: Hop) -> tuple[str, ...]:
     return (hop.kind, str(hop.source), str(hop.target), via)
 
 
-def _candidates(
-    old: Analysis, new: Analysis, known: Mapping[Hop, tuple[Hop, ...]]
-) -> Iterator[tuple[Place, Hop, Place, HopFilter]]:
-    """(community, hop, community) that information newly passes downward in this order, by hops of a filter.
+class _Search:
+    """Finds a way for each new pair of communities: `found`, at most so many; `more` pairs were only counted."""
 
-    Ways with no other hop down come first: where trusted hops make circles, everything reaches everything by all hops.
-    A hop that is new itself is told as such: of it, only communities that were not connected at all are of interest.
-    """
-    places, beneath, bits = new.graph.communities, _Beneath(new.graph), _Bits(old.graph, new.graph)
-    for wanted in (_upward, _any):
-        before, after = _Carried(old.graph, wanted), _Carried(new.graph, wanted)
+    def __init__(self, graph: FlowGraph, most: int) -> None:
+        self.found: list[WayDown] = []
+        self.more = 0
+        self._graph, self._places, self._most, self._tries = graph, graph.communities, most, TRIES
+        self._beneath = _Beneath(graph)
+        self._settled: dict[Place, int] = {}
+        self._counted: set[tuple[int, int]] = set()
+
+    def settle(self, start: Place, end: Place) -> None:
+        """This pair is told otherwise."""
+        self._settled[start] = self._settled.get(start, 0) | self._beneath.bits.get(end, 0)
+
+    def take(self, old: Analysis, new: Analysis, known: Mapping[Hop, tuple[Hop, ...]], wanted: HopFilter) -> None:
+        """The pairs between which information newly passes a hop down on its way, by hops of a filter.
+
+        Ways with no other hop down come first: where trusted hops make circles, all hops together connect everybody.
+        A hop that is new itself is told as such: of it, only communities that were not connected at all matter.
+        """
+        bits, before, after = _Bits(old.graph, new.graph), _Carried(old.graph, wanted), _Carried(new.graph, wanted)
         for hop, same in known.items():
-            if wanted is _upward and not same:
-                continue
             sources, targets = after.into[hop.source], after.out_of[hop.target]
             rows = [(bits.low(before.into[each.source]), bits.high(before.out_of[each.target])) for each in same]
             if any(not sources & ~low and not targets & ~high for low, high in rows):
                 continue
-            for start in _places(sources, places):
-                ends = targets & beneath.of(start)
+            if not same and (wanted is _upward or self._is_counted(sources, targets)):
+                continue
+            for start in _places(sources, self._places):
+                ends = targets & self._beneath.of(start) & ~self._settled.get(start, 0)
                 for low, high in rows if same else [(bits.low_of(start), bits.high(before.out_of.get(start, 0)))]:
-                    if low & bits.bit[start]:
+                    if low & self._beneath.bits[start]:
                         ends &= ~high
-                for end in _places(ends, places):
-                    yield start, hop, end, wanted
+                if ends:
+                    self._tell(start, hop, ends, wanted)
+
+    def _is_counted(self, sources: int, targets: int) -> bool:
+        """True when all pairs of a new hop were counted with another one."""
+        if not self._is_full():
+            return False
+        known = (sources, targets) in self._counted
+        self._counted.add((sources, targets))
+        return known
+
+    def _is_full(self) -> bool:
+        return len(self.found) >= self._most or not self._tries
+
+    def _tell(self, start: Place, hop: Hop, ends: int, wanted: HopFilter) -> None:
+        for end in _places(ends, self._places):
+            if self._is_full():
+                break
+            self._tries -= 1
+            way = _way_through(self._graph, start, hop, end, wanted)
+            if way is not None:
+                self.settle(start, end)
+                self.found.append(WayDown(start, end, way))
+            ends &= ~self._beneath.bits[end]
+        self.more += ends.bit_count()
+        self._settled[start] = self._settled.get(start, 0) | ends
 
 
 class _Carried:
