@@ -41,7 +41,7 @@ def _sample(guest: Guest) -> Sample:
         places = ", ".join(f"{physical:#x}" for physical in found) or "nowhere"
         sample.add("anchor", Check.PLACE, f"the trusted kernel's text lies at {places}", f"{guest.physical_base:#x}")
     for name, what in _WAITING_KERNELS.items():
-        if guest.u64(guest.symbol(name)):
+        if name in guest.profile.symbols and guest.u64(guest.symbol(name)):
             sample.add(name, Check.PLACE, f"{what} (kexec)", name)
     for processor in guest.processors:
         if processor.long_mode:
