@@ -180,12 +180,17 @@ class Guest:
             raise Unreadable(f"{size} bytes at {address:#x} are not all in RAM")
         return self.memory.tables[frames].tobytes()[address - first : address - first + size]
 
+    def unpack(self, form: struct.Struct, address: int) -> tuple[Any, ...]:
+        """The values of a form at an address, each read once. Raises Unreadable, OverBudget."""
+        size = form.size
+        if (address & (PAGE_SIZE - 1)) + size > PAGE_SIZE:
+            return form.unpack(self.read(address, size))
+        self.budget.spend(size)
+        return form.unpack_from(self.memory.buffer, self._place(address))
+
     def u64(self, address: int) -> int:
         """The 64-bit word at an address; also for a pointer. Raises Unreadable, OverBudget."""
-        if address & (PAGE_SIZE - 1) > PAGE_SIZE - 8:
-            return int.from_bytes(self.read(address, 8), "little")
-        self.budget.spend(8)
-        word: int = _WORD.unpack_from(self.memory.buffer, self._place(address))[0]
+        word: int = self.unpack(_WORD, address)[0]
         return word
 
     def u32(self, address: int) -> int:
@@ -249,11 +254,11 @@ class StructReader:
 
     def read(self, guest: Guest, address: int) -> tuple[int | bytes, ...]:
         """The fields' values, in the order in which they were named. Raises Unreadable, OverBudget."""
-        raw = guest.read(address + self._start & _MASK, self._span)
         if self._at_once is None:
+            raw = guest.read(address + self._start & _MASK, self._span)
             return tuple(_pick(raw, *where) for where in self._picks)
         code, order = self._at_once
-        found = code.unpack(raw)
+        found = guest.unpack(code, address + self._start & _MASK)
         return tuple([found[number] for number in order])
 
     def words(self, guest: Guest, address: int) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ def list_entries(guest: Guest, head: int, limit: int) -> Iterator[int]:
     for _ in range(limit + 1):
         if at == head:
             return
-        following, prev = _PAIR.unpack(guest.read(at, 16))
+        following, prev = guest.unpack(_PAIR, at)
         if prev != before:
             raise Broken(f"the list at {guest.describe(head)} is torn at {at:#x}")
         yield at

@@ -92,7 +92,8 @@ class GuestMemory:
             if (region.physical | region.size | region.offset) % PAGE_SIZE:
                 raise ValueError("RAM that is not whole pages")
         self.regions = regions
-        self._buffer = memoryview(ram)
+        self.buffer = memoryview(ram)
+        """The RAM file's content, in place."""
         self._starts = np.array([region.physical for region in regions], np.uint64)
         self._ends = np.array([region.physical + region.size for region in regions], np.uint64)
         self._shifts = np.array([region.physical - region.offset for region in regions], np.int64)
@@ -111,11 +112,6 @@ class GuestMemory:
         """Bytes of RAM."""
         return sum(region.size for region in self.regions)
 
-    @property
-    def buffer(self) -> memoryview:
-        """The RAM file's content, in place."""
-        return self._buffer
-
     def offset(self, physical: int, size: int) -> int:
         """Where `size` bytes from a physical address lie in `buffer`. Raises Unreadable when they are not all RAM."""
         for region in self.regions:
@@ -127,12 +123,12 @@ class GuestMemory:
     def read(self, physical: int, size: int) -> bytes:
         """Copy `size` bytes from a physical address. Raises Unreadable when they are not all RAM."""
         at = self.offset(physical, size)
-        return bytes(self._buffer[at : at + size])
+        return bytes(self.buffer[at : at + size])
 
     def u64(self, physical: int) -> int:
         """The little-endian word at a physical address. Raises Unreadable."""
         at = self.offset(physical, 8)
-        return int(struct.unpack_from("<Q", self._buffer, at)[0])
+        return int(struct.unpack_from("<Q", self.buffer, at)[0])
 
     def view(self, physical: int, size: int) -> Bytes:
         """The bytes in place: what the guest writes shows through. Raises Unreadable."""
