@@ -174,7 +174,14 @@ class Guest:
 
     def _many_pages(self, address: int, size: int) -> bytes:
         first = address & -PAGE_SIZE
-        pages = [self.physical(page & _MASK) for page in range(first, address + size, PAGE_SIZE)]
+        pages: list[int] = []
+        page, end = first, address + size
+        while page < end:
+            physical = self.physical(page & _MASK)
+            large = (page & _MASK) >> _LARGE_SHIFT in self._large
+            behind = min(end, ((page >> _LARGE_SHIFT) + 1) << _LARGE_SHIFT) if large else page + PAGE_SIZE
+            pages += range(physical, physical + behind - page, PAGE_SIZE)
+            page = behind
         frames = self.memory.frames_of(np.array(pages, np.uint64))
         if frames.min() < 0:
             raise Unreadable(f"{size} bytes at {address:#x} are not all in RAM")

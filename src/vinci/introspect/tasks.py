@@ -6,7 +6,7 @@ Sources: linux/include/linux/sched.h (task_struct, signal_struct), kernel/pid.c 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ EXIT_DEAD = 0x10
 """Exit state of a task that its parent has let go of: it may still be about to leave its processor for good."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One `task_struct`, read at once. `canary` is random for each task: it tells two lives of one address apart."""
 
     address: int

@@ -14,7 +14,7 @@ from vinci.introspect.paging import LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE, 
 _FRAME = np.uint64(0x000F_FFFF_FFFF_F000)
 _MAX_TABLES = 1 << 16
 _MAX_PAGES = 1 << 20
-_BATCH = 256
+_BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ SYMBOLS = SimpleNamespace(describe=hex)
 
 def task(number: int) -> Task:
     """Another process each time: its record, its identity and its memory."""
-    fields = dict.fromkeys(Task.__dataclass_fields__, 0) | {"untrusted_comm": b"x"}
+    fields = dict.fromkeys(Task._fields, 0) | {"untrusted_comm": b"x"}
     return Task(**fields | {"address": 64 * number, "canary": number, "mm": 8 * number})  # type: ignore[arg-type]
 
 

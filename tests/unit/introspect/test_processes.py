@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,10 +21,10 @@ from vinci.introspect.tasks import EXIT_DEAD, TASK_NEW, Task, TaskReader, idle
 
 LISTED, HIDDEN, IDLE = BASE + 0x1000, BASE + 0x2000, BASE + 0x3000
 ALIVE = Task(HIDDEN, 0, BASE, 1, 0, 0, 0, 0, 0, 7, 7, 77, 0, 0, b"evil\0")
-UNBORN = replace(ALIVE, state=TASK_NEW)
-DEAD = replace(ALIVE, stack=0)
-LEAVING = replace(ALIVE, exit_state=EXIT_DEAD, on_cpu=1)
-COPIED = replace(ALIVE, canary=78)  # as its parent has it, which is on the list
+UNBORN = ALIVE._replace(state=TASK_NEW)
+DEAD = ALIVE._replace(stack=0)
+LEAVING = ALIVE._replace(exit_state=EXIT_DEAD, on_cpu=1)
+COPIED = ALIVE._replace(canary=78)  # as its parent has it, which is on the list
 
 
 class Clock:
@@ -44,7 +43,7 @@ def hidden(task: Callable[[int], Task], looks: int, step: float = 1.0) -> list[b
     views = _Views({LISTED}, {LISTED}, {LISTED, HIDDEN}, set())
     for look in range(looks):
         passing.begin()
-        tasks = {LISTED: replace(ALIVE, address=LISTED, canary=COPIED.canary), HIDDEN: task(look)}
+        tasks = {LISTED: ALIVE._replace(address=LISTED, canary=COPIED.canary), HIDDEN: task(look)}
         sample = Sample()
         _compare(sample, seen, views, cast(TaskReader, SimpleNamespace(read=tasks.__getitem__)))
         said.append(sample.tampered)
@@ -62,7 +61,7 @@ def test_a_task_that_is_said_to_be_just_made_or_ended_may_be_so_for_a_moment(tas
 
 
 def test_another_canary_at_each_look_does_not_hide_a_task_for_ever() -> None:
-    said = hidden(lambda look: replace(DEAD, canary=look), SAME_PLACE_LOOKS)
+    said = hidden(lambda look: DEAD._replace(canary=look), SAME_PLACE_LOOKS)
     assert said == [False] * (SAME_PLACE_LOOKS - 1) + [True]
 
 

@@ -6,7 +6,7 @@ All of them lie in the part of the image that is read-only after boot, so that p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from vinci.introspect.sampling import Sample
 _LIMIT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityHook:
+class SecurityHook(NamedTuple):
     """One hook on the list `head`: where it lies, which list it says that it is on, what it calls. Link addresses, but
     for `function`, which is the guest's. `own` is false for one outside the image, of which nothing else is known."""
 
