@@ -386,8 +386,9 @@ def test_a_kernel_started_by_another_is_named_and_ends_with_the_vm(watched: Inst
         ("malware.py", (HERE / "rootkit/malware.py").read_bytes()),
     ):
         _put(watched, "strict-1", f"/tmp/{name}", content)
-    replace = 'setsid python3 /tmp/malware.py kexec /tmp/kernel /tmp/initramfs "$(cat /proc/cmdline)" >/dev/null 2>&1 &'
-    assert watched.root("strict-1", replace).status == 0
+    load = 'python3 /tmp/malware.py kexec-load /tmp/kernel /tmp/initramfs "$(cat /proc/cmdline)"'
+    assert watched.root("strict-1", load).out == "ready\n"
+    watched.root("strict-1", "setsid python3 /tmp/malware.py kexec >/dev/null 2>&1 &")
     event_of(watched, since, "vm-quarantined", "strict-1")
     wait_for(watched, lambda trust: any(line.startswith(Check.PLACE) for line in told(trust["strict-1"])))
     (victim,) = pids("qemu-system", "guest=strict-1,", f"{watched.state}/")

@@ -6,7 +6,6 @@ That each rule matters is shown where it can be taken away: tests/system/test_ne
 
 from __future__ import annotations
 
-import base64
 import os
 import pty
 import re
@@ -30,10 +29,9 @@ def _mac(address: str) -> str:
     return "02:56:" + ":".join(f"{int(part):02x}" for part in address.split("."))
 
 
-def _install(hospital: Installation, name: str, source: Path) -> str:
-    """Put a program of the attacker's into the VM."""
-    packed = base64.b64encode(source.read_bytes()).decode()
-    done = hospital.root(ATTACKER, f"echo {packed} | base64 -d > /root/{name}")
+def _install(hospital: Installation, name: str, source: Path, vm: str = ATTACKER) -> str:
+    """Put a program of the attacker's into a VM."""
+    done = hospital.vinci("exec", vm, "--", "sh", "-c", f"cat >/root/{name}", stdin=source.read_text())
     assert done.status == 0, done
     return f"/root/{name}"
 
@@ -161,19 +159,20 @@ def _wait_for_end(child: int, master: int) -> int:
 def test_nothing_is_mounted_by_another_address(hospital: Installation, anna: None, address: str, reason: str) -> None:
     """One of the own community that no VM has, and the nurses', with the server's MAC already known.
 
-    Anna is logged in: from its own address root may mount now.
+    Anna is logged in: from its own address root may mount now. That mount has to be gone with its connection (no lazy
+    unmount), for the next one to the same server would use it.
     """
     del anna
     options = "vers=4.2,sec=sys,soft,timeo=20,retrans=1,retry=0"
     mount = f"timeout 8 mount -t nfs4 -o {options} {FS}:/prescriptions /mnt"
     known = f"ip neighbour replace {FS} lladdr {_mac(FS)} dev eth0 nud permanent" if reason == "spoofed-ip" else ":"
     script = f"""
-    {mount} && echo own; umount -l /mnt
+    {mount} && echo own; umount /mnt
     ip address flush dev eth0; ip address add {address}/24 dev eth0; ip route replace {FS} dev eth0; {known}
     {mount} && echo foreign; umount -l /mnt
     ip neighbour flush dev eth0 nud all
     ip address flush dev eth0; ip address add {OWN}/24 dev eth0; ip route add default via {GATEWAY}
-    {mount} && echo own again; umount -l /mnt
+    {mount} && echo own again; umount /mnt
     """
     since = hospital.next_audit()
     done = hospital.root(ATTACKER, script)
@@ -198,8 +197,7 @@ def test_root_may_act_as_who_is_logged_in_here_and_as_nobody_else(
 def test_a_file_handle_means_nothing_to_another_community(hospital: Installation, anna: None, raw_nfs: str) -> None:
     del anna
     handle = hospital.root(ATTACKER, f"python3 {raw_nfs} {FS} 0 mount /srv/prescriptions").out.split()
-    packed = base64.b64encode((HERE / "fs_rig" / "raw_nfs.py").read_bytes()).decode()
-    hospital.root("administration-1", f"echo {packed} | base64 -d > /root/raw_nfs.py")
+    _install(hospital, "raw_nfs.py", HERE / "fs_rig" / "raw_nfs.py", "administration-1")
     for uid in (20001, 1001, 0):
         replayed = hospital.root(
             "administration-1", f"python3 /root/raw_nfs.py 10.20.3.2 {uid} lookup {handle[1]} .vinci-verify"
