@@ -156,23 +156,26 @@ def _wait_for_end(child: int, master: int) -> int:
 
 
 @pytest.mark.parametrize(("address", "reason"), [("10.20.1.77", "spoofed-arp"), (NURSES, "spoofed-ip")])
-def test_nothing_is_mounted_by_another_address(hospital: Installation, anna: None, address: str, reason: str) -> None:
+def test_nothing_is_mounted_by_another_address(
+    hospital: Installation, anna: None, raw_nfs: str, address: str, reason: str
+) -> None:
     """One of the own community that no VM has, and the nurses', with the server's MAC already known.
 
-    Anna is logged in: from its own address root may mount now. That mount has to be gone with its connection (no lazy
-    unmount), for the next one to the same server would use it.
+    Anna is logged in: from its own address root may mount now. Each attempt has a connection of its own.
     """
     del anna
-    options = "vers=4.2,sec=sys,soft,timeo=20,retrans=1,retry=0"
-    mount = f"timeout 8 mount -t nfs4 -o {options} {FS}:/prescriptions /mnt"
     known = f"ip neighbour replace {FS} lladdr {_mac(FS)} dev eth0 nud permanent" if reason == "spoofed-ip" else ":"
     script = f"""
-    {mount} && echo own; umount /mnt
-    ip address flush dev eth0; ip address add {address}/24 dev eth0; ip route replace {FS} dev eth0; {known}
-    {mount} && echo foreign; umount -l /mnt
-    ip neighbour flush dev eth0 nud all
+    mounts() {{
+        case $(timeout 8 python3 {raw_nfs} {FS} 0 mount /srv/prescriptions 2>/dev/null) in "0 "*) echo "$1" ;; esac
+    }}
+    mounts own
+    ip address flush dev eth0; ip address add {address}/24 dev eth0; ip route replace {FS} dev eth0
+    ip neighbour flush dev eth0; {known}
+    mounts foreign
+    ip neighbour del {FS} dev eth0
     ip address flush dev eth0; ip address add {OWN}/24 dev eth0; ip route add default via {GATEWAY}
-    {mount} && echo own again; umount /mnt
+    mounts "own again"
     """
     since = hospital.next_audit()
     done = hospital.root(ATTACKER, script)
