@@ -45,7 +45,7 @@ def plant(utility: Installation) -> Plant:
 
 def wait_for_gateway(installation: Installation, firewall: str = FIREWALL, number: int = GATEWAY) -> None:
     """A gateway needs some seconds to start; init keeps it running."""
-    listens = f"grep -q :{number:04X} /proc/net/tcp"
+    listens = f"grep -q ':{number:04X} 00000000:0000 0A' /proc/net/tcp"  # 0A: it listens, no old connection's end
     done = installation.root(firewall, f"for i in $(seq 240); do {listens} && exit; sleep 0.25; done; exit 1")
     assert done.status == 0, done
 
