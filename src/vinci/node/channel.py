@@ -27,7 +27,8 @@ MAX_OUTPUT = 1024 * 1024
 MAX_LINE = 16 * 1024
 WINDOW = 256 * 1024
 """Bytes that a command may send before we took them (RFC 4254, 5.2)."""
-KEEPALIVE_SECONDS = 30
+KEEPALIVE_SECONDS, KEEPALIVES = 15, 3
+"""A guest that leaves so many questions in a row unanswered is unreachable: it is noticed within a minute."""
 
 
 class ChannelError(Exception):
@@ -110,7 +111,7 @@ class Channel:
                 connect_timeout=None,
                 login_timeout=HANDSHAKE_SECONDS,
                 keepalive_interval=KEEPALIVE_SECONDS,
-                keepalive_count_max=3,
+                keepalive_count_max=KEEPALIVES,
                 compression_algs=["none"],
             )
         except BaseException:
