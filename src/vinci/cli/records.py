@@ -54,10 +54,19 @@ _APPEND = frozenset({"append", "create", "add_name"})
 _UNKNOWN_SUBJECT = "no grant for this address and UID"
 _FILE_MODE = "file mode"
 _APPEND_ONLY = "append-only"
+_NEVER_SERVED = {
+    "a session or client ID of another client": "a session belongs to the address that it was made for",
+    "share reservations are not served": "a reader could shut writers out by one; no Linux client asks for any",
+}
+"""Reasons that rest on no grant: what an FS-VM refuses to everybody (guest/kernel/event_lines.c)."""
 
 
 def _file(declaration: Declaration, record: Record) -> Decision:
     server, reason = str(record.get("server", "?")), str(record.get("reason", ""))
+    if reason in _NEVER_SERVED:
+        asker = str(record.get("vm") or record.get("address", "?"))
+        explanation = gone(f"{asker}: {reason}", _NEVER_SERVED[reason], "nothing: it is refused to everybody")
+        return Decision(f"FS-VM {server}, nfsd (vinci_nfsd)", reason, explanation)
     subject = str(record.get("subject", "")).split(":")
     if reason == _UNKNOWN_SUBJECT or len(subject) < 4:
         return _unknown_subject(declaration, record, server)

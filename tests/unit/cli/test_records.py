@@ -78,6 +78,15 @@ def test_file_modes_and_append_only(hospital: Declaration) -> None:
     assert denial.explanation.change == "grant write on share log"
 
 
+@pytest.mark.parametrize("reason", ["a session or client ID of another client", "share reservations are not served"])
+def test_what_is_refused_to_everybody_is_no_question_of_who_is_logged_in(hospital: Declaration, reason: str) -> None:
+    source = (HOSPITAL.parents[1] / "src/vinci/guest/kernel/event_lines.c").read_text()
+    assert f'"{reason}"' in source, "as the FS-VM's module writes it"
+    denial = explain_record(hospital, denied("", "", "", "", reason=reason))
+    assert denial.place == "FS-VM files, nfsd (vinci_nfsd)"
+    assert "logged in" not in str(denial.explanation)
+
+
 def test_root_of_an_app_vm(hospital: Declaration) -> None:
     subject = "vinci_u:nurses_r:nurses_mount_t:s1:c0,c1"
     denial = explain_record(hospital, denied("prescriptions", "read", subject, PRESCRIPTIONS, uid=0))
