@@ -86,7 +86,7 @@ def test_a_file_that_the_server_knows_by_its_handle_alone_gets_no_name_in_the_re
     async def measure() -> tuple[dict[str, Any], str]:
         top = await service.mount("4.2")
         path = f"{top}/n1/prescriptions/file"
-        inode = await service.client_ok(f"as n1 20003 cat {path} >/dev/null; stat -c %i {path}")
+        inode = await service.client_ok(f"as n1 20003 cat {path} >/dev/null; as n1 20003 stat -c %i {path}")
         await service.fs.ok("sync; echo 3 >/proc/sys/vm/drop_caches")
         await service.events()
         await service.client(f"as n1 20003 sh -c 'echo x >{path}'")
