@@ -23,7 +23,7 @@ from processes import agents, pids, wait_for_agent
 from vinci.node.authenticate import hash_password
 from vinci.node.paths import NodePaths
 
-KILLS = 3
+KILLS = 2
 LONGEST_UP_SECONDS = 25.0
 FILE = """
 vinci: 1
