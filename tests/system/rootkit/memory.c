@@ -4,6 +4,7 @@
 #include <linux/module.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
+#include <linux/smp.h>
 #include <linux/vmalloc.h>
 #include <asm/special_insns.h>
 #include <asm/tlbflush.h>
@@ -107,15 +108,26 @@ static void set_cr0(unsigned long value)
 	asm volatile("mov %0, %%cr0" : : "r"(value) : "memory"); /* the kernel's own function would not let go of WP */
 }
 
-static int write_protect_on(pid_t pid)
+static void open_pages(void *unused)
 {
 	set_cr0(read_cr0() & ~X86_CR0_WP);
+}
+
+static void close_pages(void *unused)
+{
+	set_cr0(read_cr0() | X86_CR0_WP);
+}
+
+/* On every processor: the process that takes it back may run on another one. */
+static int write_protect_on(pid_t pid)
+{
+	on_each_cpu(open_pages, NULL, 1);
 	return 0;
 }
 
 static int write_protect_off(void)
 {
-	set_cr0(read_cr0() | X86_CR0_WP);
+	on_each_cpu(close_pages, NULL, 1);
 	return 0;
 }
 
