@@ -27,6 +27,7 @@ from vinci.introspect.attach import anchors
 from vinci.introspect.executable import check_executable_pages
 from vinci.introspect.findings import Check, Finding, Severity
 from vinci.introspect.guest import Guest
+from vinci.introspect.jit import programs
 from vinci.introspect.kernel_text import check_rodata
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import LoadedModule, in_tree, listed
@@ -380,10 +381,10 @@ def test_code_hidden_in_a_pack_of_compiled_programs_is_named(app: Attacked) -> N
 
 
 def compiled(app: Attacked) -> int:
-    """Put a program of our own among the compiled ones; where its code begins."""
+    """Put a program of our own behind the compiled ones, beyond the space of the last; where its code begins."""
     start = pack(app)
-    used = app.guest.read(start, 1 << 20).rstrip(b"\xcc")
-    at = start + -(-len(used) // 64) * 64
+    end = max((offset + size for offset, size in programs(app.guest.read(start, 1 << 20))), default=0)
+    at = start + -(-end // 64) * 64
     app.poke(at, struct.pack("<I", 64) + b"\xcc" * 12 + b"\x31\xc0\xc3")
     return at + 16
 
