@@ -9,7 +9,7 @@ SYSTEM_TESTS ?= tests/system
 # two at a time; a file's tests stay together, for they share what is costly to make
 UNIT_TESTS := $(PYTHON) -m pytest -n 2 --dist loadfile tests/unit
 
-.PHONY: help demo test unit lint system install install-dev packages images man clean-state
+.PHONY: help demo test unit lint system system-daemon install install-dev packages images man clean-state
 
 help:
 	@echo 'make demo         install what is missing, build the guest images, bring the hospital up and verify it'
@@ -39,7 +39,10 @@ lint:
 	.venv/bin/lint-imports
 
 system: images
-	$(PYTHON) -m pytest -n 2 -m system $(SYSTEM_TESTS)
+	$(PYTHON) -m pytest -n 2 -m 'system and not daemon' $(SYSTEM_TESTS)
+
+system-daemon: images
+	$(PYTHON) -m pytest -m daemon tests/system
 
 packages:
 	scripts/install-packages

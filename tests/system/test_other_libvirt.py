@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from vinci.node.network import ensure_namespace, remove_namespace
 from vinci.node.paths import NodePaths
 from vinci.vmm.host import write_configuration
 
+pytestmark = pytest.mark.daemon
 FILE = """
 vinci: 1
 name: daemon
@@ -36,6 +40,14 @@ mount -t tmpfs none /etc/libvirt && cp "$1/libvirt/etc/qemu.conf" /etc/libvirt/ 
 printf 'unix_sock_dir = "%s"\\nauth_unix_rw = "none"\\n' "$2" >"$2/libvirtd.conf" &&
 exec libvirtd -f "$2/libvirtd.conf" -p "$2/libvirtd.pid"
 """
+REAPER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+daemon = os.spawnvp(os.P_NOWAIT, sys.argv[1], sys.argv[1:])
+while os.wait()[0] != daemon:
+    pass
+"""
+"""In a container PID 1 may reap late, and libvirt waits for the end of each QEMU that it asks what it can do."""
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +62,8 @@ def ward() -> Iterator[Installation]:
     ensure_namespace(paths.namespace)
     write_configuration(paths.libvirt)
     inside = ["nsenter", f"--net=/run/netns/{paths.namespace}", "unshare", "--mount", "sh", "-c", DAEMON, "daemon"]
-    daemon = subprocess.Popen([*inside, str(paths.root), str(state)], stdin=subprocess.DEVNULL)
+    words = [sys.executable, "-c", REAPER, *inside, str(paths.root), str(state)]
+    daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
         while not (state / "libvirt-sock").exists():
@@ -61,7 +74,7 @@ def ward() -> Iterator[Installation]:
         yield installation
     finally:
         done = installation.vinci("down")
-        daemon.terminate()
+        os.killpg(daemon.pid, signal.SIGTERM)
         daemon.wait()
         remove_namespace(paths.namespace)  # there still is one when `up` came to no agent
         if done.status == 0:
