@@ -392,6 +392,8 @@ def test_a_kernel_started_by_another_is_named_and_ends_with_the_vm(watched: Inst
     event_of(watched, since, "vm-quarantined", "strict-1")
     wait_for(watched, lambda trust: any(line.startswith(Check.PLACE) for line in told(trust["strict-1"])))
     (victim,) = pids("qemu-system", "guest=strict-1,", f"{watched.state}/")
+    ended = next_record(watched)
     os.kill(victim, signal.SIGKILL)
+    event_of(watched, ended, "vm-started", "strict-1")  # while it does not run there is nothing to look at
     wait_for(watched, lambda trust: trust["strict-1"]["releasable"], seconds=120)
     watched.check("release", "strict-1", *REASON)
