@@ -10,7 +10,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
-LONGEST = ("hospital", "test_introspection.py", "test_gateways.py", "fs_rig", "test_kill.py", "test_rootkit.py")
+LONGEST = (
+    *("hospital", "test_introspection.py", "test_gateways.py", "fs_rig", "test_kill.py", "test_rule_change.py"),
+    *("test_rootkit.py", "test_images.py"),
+)
 """They begin, so that both processes end at about the same time."""
 
 
