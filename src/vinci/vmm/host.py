@@ -193,12 +193,13 @@ class VmHost:
             raise VmmError(f"cannot {method} VM {name}: {error}") from error
 
     def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: Any) -> None:
+        # A guest that shuts down still has its QEMU; only the end of that, an event of its own, makes room for the next
+        # start. Were both taken for ends, the second would be laid to the VM that was started between them.
         states = {
             libvirt.VIR_DOMAIN_EVENT_STARTED: VmState.RUNNING,
             libvirt.VIR_DOMAIN_EVENT_RESUMED: VmState.RUNNING,
             libvirt.VIR_DOMAIN_EVENT_SUSPENDED: VmState.PAUSED,
             libvirt.VIR_DOMAIN_EVENT_STOPPED: VmState.STOPPED,
-            libvirt.VIR_DOMAIN_EVENT_SHUTDOWN: VmState.STOPPED,
             libvirt.VIR_DOMAIN_EVENT_CRASHED: VmState.STOPPED,
         }
         if event in states:
