@@ -66,6 +66,7 @@ class Channel:
         self._host_key = host_key
         self._root: asyncssh.SSHClientConnection | None = None
         self._lock = asyncio.Lock()
+        self._closed = False
 
     @property
     def is_open(self) -> bool:
@@ -76,22 +77,30 @@ class Channel:
         """The root connection; made when there is none.
 
         Raises:
-            ChannelError: the guest did not answer properly within `seconds`.
+            ChannelError: the guest did not answer properly within `seconds`, or the channel was closed.
         """
         async with self._lock:
             if self._root is not None and not self._root.is_closed():
                 return self._root
             deadline = asyncio.get_running_loop().time() + seconds
             reason = "it did not answer"
-            while (left := deadline - asyncio.get_running_loop().time()) > 0:
+            while not self._closed and (left := deadline - asyncio.get_running_loop().time()) > 0:
                 try:
                     async with asyncio.timeout(min(left, ATTEMPT_SECONDS)):
-                        self._root = await self._connect()
-                        return self._root
+                        return self._keep(await self._connect())
                 except (OSError, asyncssh.Error, TimeoutError) as error:
                     reason = printable(str(error)) or type(error).__name__
                 await asyncio.sleep(0.1)
+            if self._closed:
+                reason = "the VM ended"
             raise ChannelError(f"VM {self.vm} does not answer on its control channel: {reason[:200]}")
+
+    def _keep(self, connection: asyncssh.SSHClientConnection) -> asyncssh.SSHClientConnection:
+        if self._closed:
+            connection.abort()
+            raise ConnectionAbortedError("the VM ended")
+        self._root = connection
+        return connection
 
     async def _connect(self) -> asyncssh.SSHClientConnection:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -170,7 +179,12 @@ class Channel:
             raise ChannelError(f"VM {self.vm}: {printable(str(error))[:200]}") from error
 
     def close(self) -> None:
-        """Drop the connection; sessions in the guest end with it."""
+        """Drop the connection for good; sessions in the guest end with it.
+
+        Who waits for this channel to open waits no longer: the VM's next start has the same socket, which takes one
+        connection, and that is the next channel's.
+        """
+        self._closed = True
         if self._root is not None:
             self._root.abort()
             self._root = None

@@ -104,8 +104,11 @@ def test_a_stored_declaration_that_no_longer_validates_stops_nothing(hospital: I
 
 
 def test_a_vm_that_restarts_itself_comes_back_whole(hospital: Installation) -> None:
-    """It is started anew by the agent: with the rules and tables in force now, not with those of its first start."""
-    for vm in ("doctors-fw", "doctors-1"):
+    """It is started anew by the agent: with the rules and tables in force now, not with those of its first start.
+
+    One that ends again and again is started later each time: who waits for it meanwhile does not take its channel.
+    """
+    for vm in ("doctors-1", "doctors-fw", "doctors-fw", "doctors-fw"):
         since = hospital.next_audit()
         hospital.root(vm, "sleep 1; echo b > /proc/sysrq-trigger")
         hospital.wait_for_audit(since, lambda r: r["event"] == "vm-started" and r.get("vm") == vm, seconds=60)  # noqa: B023
