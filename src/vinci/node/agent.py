@@ -373,8 +373,7 @@ class Agent:
             self.audit.record(
                 Event.VM_STOPPED, Severity.WARNING, f"VM {name} ended by itself; it is started again {when}", vm=name
             )
-            if not delay:
-                self._wake.set()
+            self._loop.call_later(delay, self._wake.set)
 
     async def running(self) -> dict[str, RunningVm]:
         """What the VMM says runs now."""

@@ -97,6 +97,7 @@ class Reconciler:
         self.restarts = Restarts()
         self._ended: dict[str, asyncio.Event] = {}
         self._unreachable: set[str] = set()
+        self._ending: set[str] = set()
         self.reachable: set[str] = set()
 
     def stopped(self, name: str) -> bool:
@@ -124,16 +125,25 @@ class Reconciler:
             if outcome.failures:
                 outcome.failures += await self._grants.deliver_all()  # who logged out has logged out all the same
                 return outcome  # without its rules in force no VM may start
-            running = await self._in_thread(self._host.list)
+            running = await self._settled()
             declared = frozenset(vm.name for vm in plan.vms)
             kept = await self._stop_superfluous(wanted, declared, running, outcome, report)
             await self._resume([name for name in kept if running[name].state is VmState.PAUSED], outcome)
             self.reachable &= kept
-            missing = self._startable([vm for vm in wanted if vm.name not in kept], outcome)
-            await self._start(name, plan, missing, outcome, report)
-            started = [vm for vm in wanted if vm.name in kept or vm.name in self._booting]
-            await self._configure(plan, started, outcome, report)
+            missing = [vm for vm in wanted if vm.name not in kept and vm.name not in self._ending]
+            started = await self._start(name, plan, self._startable(missing, outcome), outcome, report)
+            await self._configure(plan, [vm for vm in wanted if vm.name in kept | started], outcome, report)
             return outcome
+
+    async def _settled(self) -> dict[str, RunningVm]:
+        """The VMs that libvirt lists, without those found ended just now: it says so itself, and then they are gone.
+
+        One that it lists as ended in two passes is left in the answer: it has to be stopped.
+        """
+        running = await self._in_thread(self._host.list)
+        ended = {name for name, vm in running.items() if vm.state is VmState.STOPPED}
+        self._ending = ended - self._ending
+        return {name: vm for name, vm in running.items() if name not in self._ending}
 
     async def change(self, old: NodePlan, between: NodePlan, new: NodePlan) -> list[str]:
         """Bring the guests that go on from the rules of one plan to those of another; the names of those changed.
@@ -150,7 +160,8 @@ class Reconciler:
         async with self._lock:
             running = await self._in_thread(self._host.list)
             # What starts just now gets its rules when it answers; all others that go on have to take them.
-            kept = [vm for vm in old.vms if vm in new.vms and vm.name in running and vm.name not in self._booting]
+            going_on = {name for name, vm in running.items() if vm.state is not VmState.STOPPED} - self._booting.keys()
+            kept = [vm for vm in old.vms if vm in new.vms and vm.name in going_on]
             payloads = await self._in_thread(lambda: [_steps(vm, old, between, new) for vm in kept])
             changes = [each for each in payloads if each.before != each.after]
             for each in changes:
@@ -248,7 +259,10 @@ class Reconciler:
         await self._each("stop VMs", superfluous, stop, outcome, report)
         return kept
 
-    async def _start(self, name: str, plan: NodePlan, missing: list[Vm], outcome: Outcome, report: Report) -> None:
+    async def _start(self, name: str, plan: NodePlan, missing: list[Vm], outcome: Outcome, report: Report) -> set[str]:
+        """Start VMs; the names of those that did start."""
+        started = set()
+
         async def start(vm: Vm) -> None:
             self._guests.forget(vm.name)
             self._delivered.pop(vm.name, None)
@@ -265,8 +279,10 @@ class Reconciler:
             self._booting[vm.name] = _digest(live)  # what it boots with needs no second delivery
             self._audit.record(Event.VM_STARTED, Severity.INFO, f"VM {vm.name} started", vm=vm.name)
             outcome.changes.append(f"VM {vm.name} started")
+            started.add(vm.name)
 
         await self._each("start VMs", missing, start, outcome, report)
+        return started
 
     async def _configure(self, plan: NodePlan, wanted: Sequence[Vm], outcome: Outcome, report: Report) -> None:
         async def configure(vm: Vm) -> None:

@@ -122,8 +122,8 @@ class VmHost:
         found = {}
         for domain in domains:
             try:
-                state, _max, memory_kib, _cpus, cpu_ns = domain.info()
                 digest, kind = _metadata_of(domain)
+                state, _max, memory_kib, _cpus, cpu_ns = domain.info()
             except libvirt.libvirtError:
                 continue  # it ended between the listing and the question
             found[domain.name()] = RunningVm(
