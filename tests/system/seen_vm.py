@@ -24,12 +24,15 @@ _WAIT_SECONDS = 30.0
 
 
 class SeenRig(Rig):
-    """Machines with their RAM in a file, and a QMP socket."""
+    """Machines with their RAM in a file, and a QMP socket; `words` end the kernel's command line."""
+
+    words = ""
 
     def _command(self, name: str, kind: str, wires: list[Wire], memory_mib: int, *rest: Any) -> list[str]:
         folder = self.folder / name
         backend = f"memory-backend-file,id=pc.ram,size={memory_mib}M,mem-path={folder / 'ram'},share=on"
         command = super()._command(name, kind, wires, memory_mib, *rest)
+        command[command.index("-append") + 1] += f" {self.words}"
         command[command.index("-smp") + 1] = "2"  # what one processor changes the other, and the checks, see half done
         command += ["-object", backend, "-machine", "memory-backend=pc.ram"]
         return [*command, "-qmp", f"unix:{folder / 'qmp'},server=on,wait=off"]
@@ -75,10 +78,14 @@ class Seen:
 
 
 def boot_seen(
-    runner: asyncio.Runner, images: Images, profile: Profile, folder: Path, kind: str, **how: Any
+    runner: asyncio.Runner, images: Images, profile: Profile, folder: Path, kind: str, words: str = "", **how: Any
 ) -> tuple[SeenRig, Seen]:
-    """Boot a VM and attach to it; nothing is left when that fails. `how` goes to `Rig.boot`."""
+    """Boot a VM and attach to it; nothing is left when that fails. `how` goes to `Rig.boot`.
+
+    `words` are added to the kernel's command line.
+    """
     rig = SeenRig(images, folder)
+    rig.words = words
     try:
         wires = [Wire(folder / "wire", "a", (("02:56:0a:14:01:0a", "10.20.1.10/24"),))]
         machine = runner.run(rig.boot(kind.lower(), kind, wires, 320, **how))

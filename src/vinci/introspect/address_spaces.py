@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The kernel half of every address space is the kernel's own: whatever is found in `init_top_pgt` holds everywhere."""
+"""The kernel half of every address space is the kernel's own: whatever is found in `init_top_pgt` holds everywhere.
+
+With page table isolation each has a second table, for user mode, which has to be the first one's fellow.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from vinci.introspect.attach import kernel_space
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
+from vinci.introspect.isolation import ACCESSED_DIRTY, HALF, different_entries, is_isolated
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import PAGE_SIZE, Unreadable, Words
 from vinci.introspect.sampling import Sample, check_by_samples
 from vinci.introspect.slabs import Slabs
 from vinci.introspect.tasks import TaskReader, in_slabs
 
-_HALF = 256
-"""Entries of a top-level table from which on addresses are the kernel's."""
-_ACCESSED_DIRTY = np.uint64(~(1 << 5 | 1 << 6) & 0xFFFF_FFFF_FFFF_FFFF)
+_SAME = np.uint64(~ACCESSED_DIRTY & 0xFFFF_FFFF_FFFF_FFFF)
 
 
 def check_address_spaces(guest: Guest) -> CheckResult:
@@ -39,19 +42,21 @@ def _sample(guest: Guest) -> Sample:
             continue
         for entry in different[:1].tolist():
             _other_half(guest, root, entry, where, sample)
+        if is_isolated(guest):
+            _beside(guest, guest.memory.frames_of(np.array([root], np.uint64)), [where], sample)
     return sample
 
 
 def _other_half(guest: Guest, root: int, entry: int, where: str, sample: Sample) -> None:
-    start = guest.space.canonical((_HALF + entry) << (12 + 9 * (guest.space.levels - 1)))
+    start = guest.space.canonical((HALF + entry) << (12 + 9 * (guest.space.levels - 1)))
     what = f"its kernel half is not the kernel's: another mapping from {start:#x} on"
     sample.add((root, entry), Check.ADDRESS_SPACES, what, where)
 
 
 def _kernel_half(guest: Guest, root: int) -> Words:
     guest.budget.spend(PAGE_SIZE // 2)
-    table: Words = guest.memory.view(root + _HALF * 8, _HALF * 8).view(np.uint64)
-    return table & _ACCESSED_DIRTY
+    table: Words = guest.memory.view(root + HALF * 8, HALF * 8).view(np.uint64)
+    return table & _SAME
 
 
 def _processors(guest: Guest) -> Iterator[tuple[int, str]]:
@@ -92,9 +97,23 @@ def _processes(guest: Guest, expected: Words, sample: Sample) -> None:
             return
     tops, tasks, frames = tops[frames >= 0], tasks[frames >= 0], frames[frames >= 0]
     guest.budget.spend(PAGE_SIZE // 2 * len(frames))
-    different = (guest.memory.tables[frames, _HALF:] & _ACCESSED_DIRTY) != expected
+    different = (guest.memory.tables[frames, HALF:] & _SAME) != expected
     for row in np.flatnonzero(different.any(axis=1)).tolist():
         where = reader.read(int(tasks[row])).where
         _other_half(guest, int(tops[row]) - linear.base, int(np.argmax(different[row])), where, sample)
+        if sample.full:
+            return
+    if is_isolated(guest):
+        _beside(guest, frames, [reader.read(task).where for task in tasks.tolist()], sample)
+
+
+def _beside(guest: Guest, frames: npt.NDArray[np.int64], places: Sequence[str], sample: Sample) -> None:
+    """The tables that user mode runs on with page table isolation, beside those in these frames."""
+    different = different_entries(guest, frames)
+    for row in np.flatnonzero(different.any(axis=1)).tolist():
+        entry = int(np.argmax(different[row]))
+        start = guest.space.canonical(entry << (12 + 9 * (guest.space.levels - 1)))
+        what = f"user mode runs on another table than the kernel's: another mapping from {start:#x} on"
+        sample.add((int(frames[row]), "beside", entry), Check.ADDRESS_SPACES, what, places[row])
         if sample.full:
             return

@@ -143,7 +143,8 @@ def _ready(profile: Profile) -> Profile:
     """The profile with all read and worked out that is made at first use: later it would be on a VM's time."""
     for name in profile.certified:
         profile.module(name)
-    for _made_now in (profile.anchor, profile.access_prevention, profile.entries, profile.rules, profile.exports):
+    places = (profile.access_prevention, profile.isolation)
+    for _made_now in (profile.anchor, places, profile.entries, profile.rules, profile.exports):
         pass
     return profile
 

@@ -13,6 +13,7 @@ import numpy as np
 from vinci.introspect.departing import departing
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
+from vinci.introspect.isolation import executable_beside, is_isolated
 from vinci.introspect.jit import explain_packs
 from vinci.introspect.kernel_text import text_end
 from vinci.introspect.livepatch import Livepatch
@@ -58,7 +59,18 @@ def _sample(guest: Guest, sandboxed: frozenset[str] | None) -> Sample:
     for start, size in runs.items():
         what = f"{size // PAGE_SIZE} executable pages that belong to no certified code"
         sample.add((start, "unowned"), Check.EXECUTABLE_PAGES, what, f"{start:#x}")
+    if is_isolated(guest):
+        _beside(guest, sample)
     return sample
+
+
+def _beside(guest: Guest, sample: Sample) -> None:
+    """In the kernel half that user mode runs on with page table isolation there is the kernel's text, if anything."""
+    pages = executable_beside(guest, _KERNEL_HALF[guest.space.levels])
+    foreign = ~_kernel_text(guest, pages, sample) | pages.writable | pages.user
+    for start, size in _runs(pages, foreign):
+        what = f"{size // PAGE_SIZE} executable pages in the table that user mode runs on, which are not the kernel's"
+        sample.add((start, "beside"), Check.EXECUTABLE_PAGES, what, guest.describe(start))
 
 
 def _ftrace(guest: Guest, runs: dict[int, int]) -> list[int]:

@@ -29,7 +29,7 @@ from vinci.introspect.sites import Allowed, alternatives
 from vinci.introspect.symbols import Symbols
 
 _MASK = 0xFFFF_FFFF_FFFF_FFFF
-X86_FEATURE_SMAP = 9 * 32 + 20
+X86_FEATURE_PTI, X86_FEATURE_SMAP = 7 * 32 + 11, 9 * 32 + 20
 ANCHOR_SIZE = 1 << 16
 FORMAT = 1
 """Raised when older profiles must not be used any more for a reason that their code's hash does not show."""
@@ -83,11 +83,19 @@ class Profile:
     @cached_property
     def access_prevention(self) -> int:
         """A place in the text where a kernel whose processor has SMAP puts `clac` or `stac` in place of nops."""
+        return self._patched_for(X86_FEATURE_SMAP)
+
+    @cached_property
+    def isolation(self) -> int:
+        """A place in the text where a kernel that isolates page tables puts nops in place of a jump over the switch."""
+        return self._patched_for(X86_FEATURE_PTI)
+
+    def _patched_for(self, feature: int) -> int:
         section = self.elf.by_name[".altinstructions"]
         for site in alternatives(section.address, bytes(self.elf.content(section.name))):
-            if site[2] == X86_FEATURE_SMAP and self.start <= site[0] < self.symbols["_etext"]:
+            if site[2] == feature and self.start <= site[0] < self.symbols["_etext"]:
                 return site[0]
-        raise ValueError("the kernel was built without CONFIG_X86_SMAP")
+        raise ValueError(f"the kernel was built without what it needs for processor feature {feature}")
 
     @cached_property
     def entries(self) -> Addresses:
