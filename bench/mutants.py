@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,9 @@ import vinci.plan.walk as walk
 import vinci.policy.cil as cil
 import vinci.policy.graph as graph
 from vinci.model.infrastructure import Direction, Operation
-from vinci.plan.nft import ACCEPT, match
+from vinci.plan.bridge_filter import TABLE
+from vinci.plan.bridge_rules import port_group
+from vinci.plan.nft import ACCEPT, concat, match
 from vinci.policy.graph import HopKind
 
 
@@ -84,6 +86,36 @@ def _ports(name: str, wrong: Callable[[Any, Any], Any]) -> Mutant:
         )
 
     return Mutant(f"rules: {name}", walk, "bridge_ruleset", broken)
+
+
+def _frames(name: str, chain: str, wrong: Callable[[list[Any]], list[Any]], reason: str) -> Mutant:
+    """Bridges whose rules of a chain in which the word `reason` stands are others."""
+    return Mutant(
+        f"frames: {name}",
+        walk,
+        "bridge_ruleset",
+        lambda right: lambda bridges: {"nftables": _each_rule(right(bridges)["nftables"], chain, wrong, reason)},
+    )
+
+
+def _may(name: str, wrong: Callable[[Any, Any], Iterable[int]]) -> Mutant:
+    """Ports that may exchange other ethertypes; `wrong` makes them of a bridge and a port of it."""
+
+    def broken(right: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def made(bridges: Any) -> Any:
+            pairs = ((port, number) for each in bridges for port in each.ports for number in wrong(each, port))
+            elements = [concat(port_group(port), number) for port, number in pairs]
+            kept = right([replace(each, ethertypes=()) for each in bridges])["nftables"]
+            return {"nftables": [*kept, *TABLE.add_elements("ethertypes", elements)]}
+
+        return made
+
+    return Mutant(f"frames: {name}", walk, "bridge_ruleset", broken)
+
+
+def _lacking(word: str) -> Callable[[list[Any]], list[Any]]:
+    """Rules that lost every match in which the word stands."""
+    return lambda expr: [each for each in expr if word not in str(each)]
 
 
 def _without(statement: str) -> Callable[[Any], Any]:
@@ -289,6 +321,22 @@ MUTANTS = (
     _ports("nobody is a peer", lambda _bridge, port: replace(port, peers=())),
     _ports("the FW-VM stands for nobody", lambda _bridge, port: replace(port, routed_networks=())),
     _ports("the first peer only", lambda _bridge, port: replace(port, peers=port.peers[:1])),
+    _may("none is permitted", lambda _bridge, _port: ()),
+    _may("one more", lambda bridge, port: (*bridge.ethertypes, 0x88BB) if port.mesh else ()),
+    _may("IPv6, by its number", lambda _bridge, _port: (0x86DD,)),
+    _may("the first only", lambda bridge, port: bridge.ethertypes[:1] if port.mesh else ()),
+    _may("APP-VMs need not be peers", lambda bridge, port: () if port.routed_networks else bridge.ethertypes),
+    _may("FW-VMs and FS-VMs too", lambda bridge, _port: bridge.ethertypes),
+    _may("those of any community", lambda _bridge, port: (0x88B8, 0x88BA) if port.mesh else ()),
+    _frames("the target may have others", "forward", _lacking("oifgroup"), "declared"),
+    _frames("the source may have others", "forward", _lacking("{'key': 'iifgroup'}}, {'payload': {'protocol': "
+            "'ether', 'field': 'type'}}"), "declared"),
+    _frames("every ethertype", "forward", _lacking("@ethertypes"), "declared"),
+    _frames("from any MAC", "forward", _lacking("saddr"), "declared"),
+    _frames("to any MAC", "declared", _lacking("daddr"), "@macs"),
+    _frames("to no group", "declared", lambda _expr: [{"drop": None}], "01:00:00:00:00:00"),
+    _frames("to nobody alone", "declared", lambda _expr: [{"counter": None}], "@macs"),
+    _frames("to the host", "input", lambda expr: [*expr[:-1], ACCEPT], "@ethertypes"),
 )  # fmt: skip
 
 

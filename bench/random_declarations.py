@@ -22,6 +22,8 @@ CATEGORIES = ("red", "green", "blue")
 SERVICES = ("https", "http", "ssh", "modbus", "tcp/8080", "udp/514", "plant")
 """Two of them have gateways."""
 PATHS = ("/", "/*", "/news", "/news/*", "/a/b~c", "/a*")
+ETHERTYPES = (0x0600, 0x88B8, 0x88BA, 0x8892, 0xFFFF)
+"""The first and the last that there can be, and some that plants use."""
 NAMES = ("alpha", "a-1", "b", "beta-2", "gamma")
 """With a hyphen, with one letter, and one that begins like another."""
 
@@ -55,6 +57,9 @@ def random_declaration(random: Random, *, leaky: bool = False) -> Data:
     }
     data["shares"] = {**shares, **_homes(random, data)}
     data["flows"] = _flows(random, data, lattice, leaky)
+    for community in communities.values():
+        if random.randint(0, 1):
+            community["ethertypes"] = _some(random, ETHERTYPES, 1, 3)
     return data
 
 

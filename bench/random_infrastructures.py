@@ -106,6 +106,8 @@ def features(infrastructure: Infrastructure) -> set[str]:
     for community in infrastructure.communities.values():
         found.add("peers all" if community.app_vms.peers is Peers.ALL else "peers none")
         found.add("APP-VM per user" if community.app_vms.mode is AppVmMode.PER_USER else "APP-VMs shared")
+        if community.ethertypes:
+            found.add(f"ethertypes with peers {community.app_vms.peers}")
     if any(len(user.communities) > 1 for user in infrastructure.users.values()):
         found.add("user in several communities")
     for share in infrastructure.shares.values():

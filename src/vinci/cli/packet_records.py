@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vinci.cli.decision import Decision, Record, UnexplainedError, gone, ground
+from vinci.model.ethertypes import ethertype_text
 from vinci.model.labels import Lattice
 from vinci.model.load import Declaration
 from vinci.model.problems import ModelPath
@@ -24,7 +25,10 @@ _RULES: Mapping[DropReason, tuple[str, str]] = {
     DropReason.VLAN: ("VLAN-tagged frames do not pass", "send untagged frames"),
     DropReason.ROUTER_ADVERTISEMENT: ("nobody announces itself as a router", "nothing: routes are given by the plan"),
     DropReason.IPV6: ("IPv6 does not pass", "use IPv4"),
-    DropReason.ETHERTYPE: ("only IPv4 and ARP pass", "use IPv4"),
+    DropReason.ETHERTYPE: (
+        "only IPv4, ARP and the ethertypes that the port's community declares pass",
+        "use IPv4, or declare the ethertype, if a file can",
+    ),
     DropReason.SPOOFED_MAC: ("a port sends from its own MAC address only", "use the card as it is"),
     DropReason.SPOOFED_ARP: ("a port claims its own addresses only", "use the assigned address"),
     DropReason.DHCP: ("addresses are assigned by the plan: no DHCP", "use the assigned address"),
@@ -61,12 +65,29 @@ def explain_packet(declaration: Declaration, record: Record) -> Decision:
         if reason is DropReason.QUARANTINED:
             path = ("communities", sender.community, "response")
             grounds.append(ground(declaration, "the community's declared response", path))
+        if reason is DropReason.ETHERTYPE:
+            grounds += _ethertypes(declaration, sender)
         if reason is DropReason.NOT_A_PEER:
             grounds += _between(declaration, directory, sender.community, claimed)
     question = f"a frame from {record.get('claimed_source') or port} to {claimed or 'others'} at {port}"
     explanation = Explanation(question, False, tuple(grounds), change)
     network = sender.bridge if sender else "the node"
     return Decision(f"bridge {network}, port {port}", f"{reason}: {rule}", explanation)
+
+
+def _ethertypes(declaration: Declaration, sender: Card) -> list[Ground]:
+    """What the file lets the sender exchange besides IPv4 and ARP, and with whom."""
+    name = str(sender.community)
+    if sender.kind is not VmKind.APP:
+        text = f"{sender.vm} is no APP-VM: nothing but IPv4 and ARP passes to it or from it"
+        return [ground(declaration, text, ("communities", name, "ethertypes"))]
+    community = declaration.infrastructure.communities[name]
+    listed = ", ".join(map(ethertype_text, community.ethertypes)) or "no ethertype"
+    peers = community.app_vms.peers
+    return [
+        ground(declaration, f"{name} declares {listed}", ("communities", name, "ethertypes")),
+        ground(declaration, f"for its APP-VMs, where peers is {peers}", ("communities", name, "app_vms", "peers")),
+    ]
 
 
 def _lost(record: Record) -> Decision:

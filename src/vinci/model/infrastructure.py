@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from vinci.model.ethertypes import MAX_ETHERTYPES, Ethertype
 from vinci.model.inspection import Inspection
 
 MAX_CATEGORIES = 1024
@@ -151,6 +152,9 @@ class Community(Declared):
         default=None, description="addresses of its VCN; without it, taken from `address_pool`"
     )
     app_vms: AppVms = Field(default=AppVms(), description="its APP-VMs")
+    ethertypes: Annotated[tuple[Ethertype, ...], Field(max_length=MAX_ETHERTYPES)] = Field(
+        default=(), description="what its APP-VMs may send each other besides IPv4, e.g. `[0x88b8]`; needs `peers: all`"
+    )
     response: Response = Field(
         default=Response.ALERT, description="what happens when introspection finds one of its VMs changed"
     )

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from vinci.model.ethertypes import HIGHEST, LOWEST, MAX_ETHERTYPES, REFUSED, Refusal, ethertype_text
 from vinci.model.infrastructure import (
     MIN_REASON,
     MOUNT_PATTERN,
@@ -90,7 +91,8 @@ Put this line at the top of the file for editors that use the YAML language serv
 
 The file is UTF-8, at most {MAX_BYTES // 1024 // 1024} MiB. Unknown and duplicate keys are errors. Aliases (`*x`), merge
 keys (`<<`) and tags (`!x`) are not read. `true` and `false` are the only switches; `yes`, `no` and `on` are words.
-Numbers are written without quotes. A *name* is lower-case letters, digits and hyphens, a letter first, at most 31.
+Numbers are written without quotes; `0x88b8` is one. A *name* is lower-case letters, digits and hyphens, a letter first,
+at most 31.
 """
 
 _LABELS = """\
@@ -103,10 +105,20 @@ A connection passes information both ways, so between different labels it needs 
 `one-way` flow to a dominating label does not. A person in communities of different labels needs them too.
 """
 
+_ETHERTYPES = """\
+`ethertypes` are numbers from {lowest} to {highest}, at most {most}, none twice: `[0x88b8, 0x88ba]` are GOOSE and
+sampled values, `0x8892` is PROFINET. The community's APP-VMs may send each other frames of these, to one of them or to
+a group, each from its own MAC and without a VLAN tag. No FS-VM's and no FW-VM's port passes one, so none leaves the
+community. Without `peers: all` there is nobody to send them to. Programs exchange them by packet sockets: only root may
+open one in an APP-VM, and introspection finds it and takes it for listening (`response`). Not to be declared is what
+
+{refused}
+"""
+
 _FLOWS = """\
 A flow is TCP or UDP over IPv4. No key declares another protocol: of ICMP only errors about a flow's own packets pass,
-and IPv6, VLAN tags and every ethertype but IPv4 and ARP are dropped, whatever the file says. A `reason` has at least
-{minimum} characters besides blanks, here and wherever trust is declared.
+and nothing but IPv4 gets from one community to another, whatever the file says. A `reason` has at least {minimum}
+characters besides blanks, here and wherever trust is declared.
 """
 
 _EXPECTATIONS = """\
@@ -148,6 +160,8 @@ def _page() -> Iterator[str]:
         if model is Labels:
             rules = "\n".join(f"- `{operation}`: {rule}" for operation, rule in RULES.items())
             yield _LABELS.format(rules=rules)
+        elif model is Community:
+            yield _ethertypes()
         elif model is Service:
             services = ", ".join(f"`{name}` {known.protocol}/{known.port}" for name, known in WELL_KNOWN.items())
             yield f"Well-known, and not to be declared: {services}.\n"
@@ -158,6 +172,16 @@ def _page() -> Iterator[str]:
             yield f"Functions: {functions}.\n"
         elif model is Expectation:
             yield _EXPECTATIONS
+
+
+def _ethertypes() -> str:
+    refused = "\n".join(
+        f"- {why}: "
+        + ", ".join(f"`{ethertype_text(number)}` {what}" for number, (what, each) in REFUSED.items() if each is why)
+        for why in Refusal
+    )
+    lowest, highest = ethertype_text(LOWEST), ethertype_text(HIGHEST)
+    return _ETHERTYPES.format(lowest=lowest, highest=highest, most=MAX_ETHERTYPES, refused=refused)
 
 
 def _default(field: FieldInfo) -> str:

@@ -40,6 +40,7 @@ MAX_PROBLEMS = 1000
 
 _WORDS: dict[str, object] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
+_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]{1,16}")
 _FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{1,18}")
 _NUMBER_STARTS = frozenset("+-0123456789")
 _COLUMN_BITS = 12
@@ -228,6 +229,8 @@ class _Reader:
             if text[0] in _NUMBER_STARTS:
                 if _INTEGER.fullmatch(text):
                     return int(text)
+                if _HEXADECIMAL.fullmatch(text):
+                    return int(text, 16)
                 if _FLOAT.fullmatch(text):
                     return float(text)
         return text

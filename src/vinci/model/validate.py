@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from vinci.model.checks.ethertypes import check_ethertypes
 from vinci.model.checks.facts import Facts, Finding, Omitted
 from vinci.model.checks.flows import check_flows
 from vinci.model.checks.labels import check_labels
@@ -16,7 +17,16 @@ from vinci.model.infrastructure import Infrastructure
 from vinci.model.problems import Problem, Severity
 from vinci.model.source import MAX_PROBLEMS, Source
 
-CHECKS = (check_labels, check_networks, check_machines, check_users, check_shares, check_flows, check_login)
+CHECKS = (
+    check_labels,
+    check_networks,
+    check_machines,
+    check_ethertypes,
+    check_users,
+    check_shares,
+    check_flows,
+    check_login,
+)
 
 
 def findings(infrastructure: Infrastructure, omitted: Omitted | None = None) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ Until then it is of group 0, for which nothing passes.
 
 Taps are made here, persistent, before a VM starts, so that QEMU finds its port complete; libvirt is told to
 leave it alone (`<interface type="ethernet"><target dev=… managed="no"/>`). Beyond the rules each port has a static
-forwarding entry for its MAC, learns no other, and is flooded with nothing but broadcasts: a guest cannot draw
-another's frames to its port by claiming the other's MAC.
+forwarding entry for its MAC, learns no other, and is flooded with nothing but broadcasts, and multicasts where its
+community declares an ethertype: a guest cannot draw another's frames to its port by claiming the other's MAC.
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ class _Links:
         link, index, master = self._links[port.tap], self._index(port.tap), self._index(bridge.name)
         group = port_group(port)
         flags = {
-            "learning": 0, "unicast_flood": 0, "mcast_flood": 0, "bcast_flood": 1,
+            "learning": 0, "unicast_flood": 0, "bcast_flood": 1,
+            # Multicasts go where the rules may let one pass, and cost nothing elsewhere.
+            "mcast_flood": int(port.mesh and bool(bridge.ethertypes)),
             "isolated": int(isolated), "guard": 1,
         }  # fmt: skip
         attached = link.get("master") == master

@@ -92,7 +92,9 @@ SETS: dict[str, tuple[str, ...]] = {
     # what lies behind a router's port: as source, and as destination
     "routed": ("devgroup", "ipv4_addr"),
     "reached": ("devgroup", "ipv4_addr"),
-    # what each port may claim to be; these decide no frame's fate, only the reason that is recorded
+    # ethertypes besides IPv4 and ARP that a port may send to, and get from, the others of its bridge that have the same
+    "ethertypes": ("devgroup", "ether_type"),
+    # what each port may claim to be; of IPv4 and ARP these decide no frame's fate, only the reason that is recorded
     "macs": ("devgroup", "ether_addr"),
     "addresses": ("devgroup", "ipv4_addr"),
     "arp_claims": ("devgroup", "ether_addr", "ether_addr", "ipv4_addr"),
@@ -110,7 +112,7 @@ def skeleton() -> list[Command]:
     rates = TABLE.set("record_rates", ("devgroup", "mark"), flags=["timeout"], timeout=60, size=65535)
     # A chain has to exist before a rule names it.
     return [*sets, rates, TABLE.verdict_map("recorders", "devgroup"), *_record(), *_explain(), *_content(),
-            *_arp(), *_routing(), *_hooks()]  # fmt: skip
+            *_arp(), *_routing(), *_declared(), *_hooks()]  # fmt: skip
 
 
 def _hooks() -> list[Command]:
@@ -130,6 +132,7 @@ def _hooks() -> list[Command]:
         rule("forward", IS_IP, *mesh, goto("content")),
         rule("forward", IS_ARP, jump("arp_pairs")),
         rule("forward", IS_IP, jump("routing")),
+        rule("forward", _DECLARED, in_set(concat(OUT, ETHER_TYPE), "ethertypes"), _OWN_MAC, jump("declared")),
         # A copy of a flooded frame, at a port not its target's. Of a broadcast, `input` explains the host's copy.
         rule("forward", match(concat(OUT, ETHER_TO), "@macs", "!="), COUNT, DROP),
         rule("forward", goto("explain")),
@@ -137,9 +140,26 @@ def _hooks() -> list[Command]:
         # A true question for somebody's address reaches the host too, and is none of its business. One for nobody's has
         # no port at which `arp_pairs` would record it.
         rule("input", IS_GROUP, IS_ARP, in_set(_arp_claim(), "arp_claims"), in_set(ARP_ASKED, "known"), COUNT, DROP),
+        # The same of a multicast of a declared ethertype, which every port that may get it was sent.
+        rule("input", IS_GROUP, _DECLARED, _OWN_MAC, COUNT, DROP),
         rule("input", goto("explain")),
         TABLE.base_chain("output", filter_priority),
         rule("output", COUNT, DROP),
+    ]
+
+
+# A frame of an ethertype that its port has declared, and one from its port's own MAC.
+_DECLARED = in_set(concat(IN, ETHER_TYPE), "ethertypes")
+_OWN_MAC = in_set(concat(IN, ETHER_SOURCE), "macs")
+
+
+def _declared() -> list[Command]:
+    """Between ports that may exchange its ethertype: a frame to the port's own MAC, or to a group of MACs."""
+    name, rule = "declared", TABLE.rule
+    return [
+        TABLE.chain(name),
+        rule(name, in_set(concat(OUT, ETHER_TO), "macs"), ACCEPT),
+        rule(name, IS_GROUP, ACCEPT),
     ]
 
 
@@ -224,7 +244,8 @@ def _explain() -> list[Command]:
         (DropReason.ROUTER_ADVERTISEMENT, (match(ETHER_TYPE, "ip6"), match(meta("l4proto"), "ipv6-icmp"),
                                            match(payload("icmpv6", "type"), "nd-router-advert"))),
         (DropReason.IPV6, (match(ETHER_TYPE, "ip6"),)),
-        (DropReason.ETHERTYPE, (match(ETHER_TYPE, {"set": ["ip", "arp"]}, "!="),)),
+        (DropReason.ETHERTYPE, (match(ETHER_TYPE, {"set": ["ip", "arp"]}, "!="),
+                                match(concat(IN, ETHER_TYPE), "@ethertypes", "!="))),
         (DropReason.SPOOFED_MAC, (match(concat(IN, ETHER_SOURCE), "@macs", "!="),)),
         (DropReason.SPOOFED_ARP, (IS_ARP, match(_arp_claim(), "@arp_claims", "!="))),
         (DropReason.NOT_A_PEER, (IS_ARP, *ARP_FOR_IPV4,

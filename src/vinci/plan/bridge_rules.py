@@ -8,7 +8,8 @@ with the number of VMs. Everything that is not an element is dropped, counted, a
 A port is known by its *device group*, set by the agent when it makes the tap: a 4-byte number
 (`port_group`) hashes in half the time of a 16-byte name, and a new interface has group 0, which nothing allows.
 
-Two ports exchange frames only if each names the other as a peer, or both are of their bridge's mesh.
+Two ports exchange frames only if each names the other as a peer, or both are of their bridge's mesh. The latter may
+exchange the bridge's declared ethertypes, too.
 See docs/explanation/network.md for what each rule is there for.
 """
 
@@ -176,6 +177,9 @@ class _Around:
             group, address = port_group(port), str(port.address)
             yield "mesh_sources", (group, port.mac, address)
             yield "mesh_targets", (group, address)
+        if port.mesh:
+            for number in self.bridge.ethertypes:
+                yield "ethertypes", (port_group(port), number)
         for other in self.peers(port):
             yield from self.pair(port, other, both_ways=both_ways)
 
@@ -210,7 +214,7 @@ def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: f
     peers = {}
     for tap in old.keys() & new.keys():
         (bridge, port), (new_bridge, new_port) = old[tap], new[tap]
-        same_bridge = (bridge.name, bridge.subnet) == (new_bridge.name, new_bridge.subnet)
+        same_bridge = _of_ports(bridge) == _of_ports(new_bridge)
         if not same_bridge or replace(port, peers=()) != replace(new_port, peers=()):
             ports.add(tap)
         elif port.peers != new_port.peers:
@@ -218,6 +222,11 @@ def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: f
     was_small = {bridge.name: _mesh_is_small(bridge) for bridge in before}
     meshes = {bridge.name for bridge in after if was_small.get(bridge.name) not in (None, _mesh_is_small(bridge))}
     return _Touched(frozenset(ports), peers, frozenset(meshes))
+
+
+def _of_ports(bridge: Bridge) -> tuple[object, ...]:
+    """What of a bridge its ports' elements depend on."""
+    return bridge.name, bridge.subnet, bridge.ethertypes
 
 
 def _touched_elements(bridges: Sequence[Bridge], touched: _Touched, quarantined: Collection[str]) -> Iterator[_Element]:

@@ -325,6 +325,7 @@ def _community_bridges(context: _Context, vms: list[Vm], firewalls: tuple[Firewa
             ports=_community_ports(
                 on_network[name], context.infrastructure.communities[name].app_vms.peers, by_community[name]
             ),
+            ethertypes=tuple(sorted(context.infrastructure.communities[name].ethertypes)),
         )
         for name, network in context.networks.items()
     ]

@@ -18,6 +18,7 @@ from vinci.model.inspection import Inspection
 from vinci.model.labels import Lattice, permitted
 from vinci.model.services import resolve_service
 from vinci.plan.firewall_opinion import UNDECLARED_PORT, check_firewalls
+from vinci.plan.frame_opinion import check_frames
 from vinci.plan.gateway_table import gateway_table
 from vinci.plan.graph_opinion import Crossing, files_unlike_graph, packets_unlike_graph
 from vinci.plan.own_opinion import check_own_traffic
@@ -254,6 +255,7 @@ def _packets(infrastructure: Infrastructure, node: NodePlan) -> Iterator[str]:
                     yield from (f"{text}: {each}" for each in _inspected(inspection, found, way, gateways))
     running = {vm.community for vm in node.vms if vm.kind is VmKind.APP}
     yield from packets_unlike_graph(infrastructure, running, crossings)
+    yield from check_frames(infrastructure, node, walk.bridges)
     yield from check_own_traffic(infrastructure, node, walk.firewalls, gateways)
 
 

@@ -90,12 +90,16 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """One bridge per (network, node) and the ports that hang on it."""
+    """One bridge per (network, node) and the ports that hang on it.
+
+    Ports with `mesh` may send each other frames of `ethertypes` besides IPv4 and ARP.
+    """
 
     name: str
     network: str
     subnet: IPv4Network
     ports: tuple[Port, ...]
+    ethertypes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

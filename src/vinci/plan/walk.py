@@ -30,11 +30,14 @@ class Arrival:
 
 
 class Walk:
-    """Sends packets from VM to VM of one node, through every rule set on the way: `firewalls` by their VMs' names."""
+    """Sends packets from VM to VM of one node, through every rule set on the way.
+
+    These are the `bridges`', and those of the `firewalls` by their VMs' names.
+    """
 
     def __init__(self, node: NodePlan) -> None:
         self.cards = [(vm, nic) for vm in node.vms for nic in vm.nics]
-        self._bridges = RuleSet(json.dumps(bridge_ruleset(node.bridges)))
+        self.bridges = RuleSet(json.dumps(bridge_ruleset(node.bridges)))
         self.firewalls = {each.vm: RuleSet(json.dumps(firewall_ruleset(each))) for each in node.firewalls}
         self._ports = {each.community: self.firewalls[each.vm].ports() for each in node.firewalls}
         self._at = {(nic.network, nic.address): (vm, nic) for vm, nic in self.cards}
@@ -71,7 +74,7 @@ class Walk:
         vm = next(vm for vm, _nic in self.cards if vm.name == name)
         wall, (inner, outer) = self.firewalls[name], _inner_and_outer(vm)
         to_gateway = _packet(other.address, inner.address, protocol, port, _GATEWAY_PORT, opening=False)
-        if not self._bridges.passes("forward", _framed(to_gateway, other, inner)):
+        if not self.bridges.passes("forward", _framed(to_gateway, other, inner)):
             return False
         if not wall.passes("input", {**to_gateway, "meta iifname": INNER}):
             return False
@@ -89,7 +92,7 @@ class Walk:
             if onward is None:
                 return None
             out, neighbour = onward
-            if not self._bridges.passes("forward", _framed(packet, out, neighbour[1])):
+            if not self.bridges.passes("forward", _framed(packet, out, neighbour[1])):
                 return None
             vm, entered = neighbour
             if vm is target:
@@ -116,7 +119,7 @@ class Walk:
         own = _packet(inner.address, other.address, Protocol.TCP, _GATEWAY_PORT, packet["th dport"], opening=True)
         if not wall.passes("output", {**own, "meta skuid": number, "meta oifname": INNER}):
             return None
-        if other.network != inner.network or not self._bridges.passes("forward", _framed(own, inner, other)):
+        if other.network != inner.network or not self.bridges.passes("forward", _framed(own, inner, other)):
             return None
         return Arrival((vm.name, number))
 

@@ -7,7 +7,8 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vinci.model.infrastructure import Direction, Infrastructure
+from vinci.model.ethertypes import ethertype_text
+from vinci.model.infrastructure import Direction, Infrastructure, Peers
 from vinci.model.labels import resolve_labels
 from vinci.model.problems import ModelPath
 from vinci.model.services import resolve_service, service_name
@@ -56,6 +57,7 @@ def _facts(infrastructure: Infrastructure) -> _Facts:
     return {
         **_accesses(infrastructure),
         **_connections(infrastructure),
+        **_ethertypes(infrastructure),
         **_people(infrastructure),
         **_labels(infrastructure),
     }
@@ -88,6 +90,19 @@ def _connections(infrastructure: Infrastructure) -> _Facts:
             ("flows", number),
         )
     return facts
+
+
+def _ethertypes(infrastructure: Infrastructure) -> _Facts:
+    return {
+        ("ethertype", name, text): (
+            f"APP-VMs of {name} can send each other ethertype {text}",
+            f"APP-VMs of {name} can no longer send each other ethertype {text}",
+            ("communities", name, "ethertypes"),
+        )
+        for name, community in infrastructure.communities.items()
+        if community.app_vms.peers is Peers.ALL
+        for text in map(ethertype_text, community.ethertypes)
+    }
 
 
 def _through(inspected: bool) -> str:

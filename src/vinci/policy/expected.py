@@ -61,6 +61,18 @@ def expected_reach(
     return _flow(infrastructure, source, target, protocol, port) is not None
 
 
+def expected_ethertype(
+    infrastructure: Infrastructure, source: Place, target: Place, network: str, ethertype: int
+) -> bool:
+    """Whether a VM may send another one frames of an ethertype, neither IPv4 nor ARP, on a community's network."""
+    if source.community is None or source.community != target.community or source.community != network:
+        return False
+    if source.firewall or target.firewall:
+        return False
+    community = infrastructure.communities[network]
+    return ethertype in community.ethertypes and community.app_vms.peers is Peers.ALL
+
+
 def expected_inspection(
     infrastructure: Infrastructure, source: Place, target: Place, protocol: Protocol, port: int
 ) -> Inspection | None:

@@ -22,6 +22,7 @@ Packet = Mapping[str, Value]
 
 MAX_DEPTH = 16
 """The kernel's own limit of nested chains (NFT_JUMP_STACK_SIZE)."""
+_ETHER_TYPE = {"payload": {"protocol": "ether", "field": "type"}}
 _NO_EFFECT = frozenset({"counter", "log"})
 _ABSENT: Any = object()
 
@@ -114,6 +115,20 @@ class RuleSet:
                 if body is not None and body["left"].get("payload", {}).get("field") in ("sport", "dport"):
                     found |= _numbers(body["right"])
         return frozenset(found)
+
+    def ethertypes(self) -> frozenset[int]:
+        """Every ethertype that a rule, or a set that it asks, names by its number."""
+        found: set[Any] = set()
+        for chain in self._chains.values():
+            for body in (statement["match"] for rule in chain.rules for statement in rule if "match" in statement):
+                parts, right = body["left"].get("concat", [body["left"]]), body["right"]
+                if _ETHER_TYPE not in parts:
+                    continue
+                if isinstance(right, str) and right.startswith("@"):
+                    found |= {key[parts.index(_ETHER_TYPE)] for key in self._sets[right[1:]].exact}
+                else:
+                    found.update(right["set"] if isinstance(right, dict) else [right])
+        return frozenset(number for number in found if isinstance(number, int))
 
     def passes(self, hook: str, packet: Packet) -> bool:
         """Whether a packet leaves the chains of a hook: `forward` or `input`, after `prerouting`; or `output`.

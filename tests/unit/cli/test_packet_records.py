@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from vinci.cli.decision import Decision, UnexplainedError
 from vinci.cli.records import explain_record
-from vinci.model.load import Declaration, load
+from vinci.model.load import Declaration, load, parse
 from vinci.plan.firewall_rules import FlowDenial
 
 UTILITY = Path(__file__).parents[3] / "examples" / "utility.yaml"
@@ -92,6 +93,22 @@ def test_an_address_of_nobody_in_a_network_names_its_community(utility: Declarat
 def test_a_reason_that_no_firewall_gives(utility: Declaration) -> None:
     with pytest.raises(UnexplainedError, match="no reason that is known"):
         explain_record(utility, denied("whim", SOFTWARE, SCADA, "502"))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [(SCADA, "scada declares 0x88b8"), ("10.30.2.1", "scada-fw is no APP-VM"), (SOFTWARE, "software declares no ethe")],
+)
+def test_an_ethertype_that_is_not_declared(address: str, said: str) -> None:
+    declared = parse(
+        UTILITY.read_bytes().replace(b"    label: plant\n", b"    label: plant\n    ethertypes: [0x88b8]\n", 1)
+    )
+    port = "v" + IPv4Address(address).packed.hex()
+    denial = explain_record(declared, {"id": 9, "event": "packet-dropped", "reason": "ethertype", "port": port})
+    assert denial.rule.startswith("ethertype: only IPv4, ARP and the ethertypes that the port's community declares")
+    assert said in texts(denial)
+    if address != SOFTWARE:
+        assert {line_of("    label: plant") + 1} <= deciding(denial)
 
 
 def test_lost_records_are_explained_without_a_line(utility: Declaration) -> None:

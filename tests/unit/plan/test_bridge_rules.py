@@ -27,7 +27,7 @@ from vinci.plan.bridge_rules import (
 )
 from vinci.plan.types import Bridge, Port
 
-BROADCAST = "ff:ff:ff:ff:ff:ff"
+BROADCAST, MULTICAST = "ff:ff:ff:ff:ff:ff", "01:0c:cd:01:00:01"
 ROUTED = ("10.0.9.0/24", "10.0.8.0/25", "0.0.0.0/0", "10.0.1.128/25")
 REASONS = {mark: reason.value for reason, mark in REASON_MARKS.items()}
 
@@ -68,13 +68,14 @@ def bridges(draw: st.DrawFn) -> tuple[Bridge, ...]:
                 unheard = tuple(draw(st.frozensets(st.sampled_from(port.peers)))) if port.peers else ()
                 port = replace(port, reached_networks=reached, unheard_peers=unheard)
             ports.append(port)
-        made.append(Bridge(f"b{number}", f"n{number}", IPv4Network(f"10.0.{number}.0/24"), tuple(ports)))
+        declared = tuple(draw(st.lists(st.sampled_from([0x88B8, 0x88BA]), unique=True)))
+        made.append(Bridge(f"b{number}", f"n{number}", IPv4Network(f"10.0.{number}.0/24"), tuple(ports), declared))
     return tuple(made)
 
 
 def frames(ports: list[Port]) -> st.SearchStrategy[dict[str, object]]:
     macs = st.sampled_from([port.mac for port in ports] + ["02:56:00:00:00:99"])
-    targets = macs | st.just(BROADCAST)
+    targets = macs | st.sampled_from([BROADCAST, MULTICAST])
     addresses = st.sampled_from([str(port.address) for port in ports] + ["10.0.9.5", "10.0.1.200", "0.0.0.0"])
     ether = {"ether.saddr": macs, "ether.daddr": targets}
     ip = st.fixed_dictionaries(
@@ -110,12 +111,13 @@ def frames(ports: list[Port]) -> st.SearchStrategy[dict[str, object]]:
             "arp.daddr ip": addresses,
         }
     )
-    other = st.fixed_dictionaries({**ether, "ether.type": st.sampled_from(["ip6", "8021q", "8021ad", 0x88CC])})
+    kinds = st.sampled_from([0x88B8, 0x88BA]) | st.sampled_from(["ip6", "8021q", "8021ad", 0x88CC])
+    other = st.fixed_dictionaries({**ether, "ether.type": kinds})
     with_ip = st.tuples(ip, ported | fragment | icmp).map(lambda pair: {**pair[0], **pair[1]})
     return with_ip | arp | other
 
 
-def is_legal(frame: dict[str, object], source: Port, to: Port, subnet: IPv4Network) -> bool:
+def is_legal(frame: dict[str, object], source: Port, to: Port, bridge: Bridge) -> bool:
     """What the documentation promises, said without rules."""
     named = to.tap in source.peers and source.tap in to.peers
     if not named and not (source.mesh and to.mesh):
@@ -125,13 +127,14 @@ def is_legal(frame: dict[str, object], source: Port, to: Port, subnet: IPv4Netwo
     if frame["ether.type"] == "arp":
         own = (frame["arp.saddr ether"], frame["arp.saddr ip"]) == (source.mac, str(source.address))
         asked = frame["arp.daddr ip"] == str(to.address)
-        unicast = frame["ether.daddr"] != BROADCAST
+        unicast = frame["ether.daddr"] not in (BROADCAST, MULTICAST)
         ordinary = [frame[f"arp.{name}"] for name in ("htype", "ptype", "hlen", "plen")] == [1, "ip", 6, 4]
         return own and asked and ordinary and (
             frame["arp.operation"] == "request" or (frame["arp.operation"] == "reply" and unicast)
         )  # fmt: skip
     if frame["ether.type"] != "ip":
-        return False
+        heard = frame["ether.daddr"] in (to.mac, BROADCAST, MULTICAST)
+        return source.mesh and to.mesh and frame["ether.type"] in bridge.ethertypes and heard
     if frame["meta.l4proto"] == "udp" and frame.get("th.dport") in (67, 68):
         return False
     if frame.get("icmp.type") in ("redirect", "router-advertisement"):
@@ -141,7 +144,9 @@ def is_legal(frame: dict[str, object], source: Port, to: Port, subnet: IPv4Netwo
     if routed and to.tap in source.unheard_peers:
         return False
     reached = to.routed_networks if to.reached_networks is None else to.reached_networks
-    return stands_for(source, source.routed_networks, claimed, subnet) and stands_for(to, reached, meant, subnet)
+    return stands_for(source, source.routed_networks, claimed, bridge.subnet) and stands_for(
+        to, reached, meant, bridge.subnet
+    )
 
 
 def stands_for(port: Port, behind: tuple[IPv4Network, ...], address: str, subnet: IPv4Network) -> bool:
@@ -160,7 +165,7 @@ def test_a_frame_passes_if_and_only_if_it_is_legal(plan: tuple[Bridge, ...], dat
     assume(source is not to)  # a bridge sends no frame back where it came from
     frame = data.draw(frames(every))
     verdict = rules.judge("forward", {**frame, "meta.iifgroup": port_group(source), "meta.oifgroup": port_group(to)})
-    assert verdict.accepted == is_legal(frame, source, to, bridge.subnet)
+    assert verdict.accepted == is_legal(frame, source, to, bridge)
 
 
 @given(bridges(), st.data())
@@ -194,7 +199,8 @@ def test_a_spoofed_frame_is_recorded_under_its_port(plan: tuple[Bridge, ...], da
     source, to = data.draw(st.sampled_from(bridge.ports)), data.draw(st.sampled_from(bridge.ports))
     frame = {**data.draw(frames(every)), "ether.daddr": to.mac}
     verdict = rules.judge("forward", {**frame, "meta.iifgroup": port_group(source), "meta.oifgroup": port_group(to)})
-    if frame["ether.type"] in ("ip", "arp") and frame["ether.saddr"] != source.mac:
+    declared = bridge.ethertypes if source.mesh else ()
+    if frame["ether.type"] in ("ip", "arp", *declared) and frame["ether.saddr"] != source.mac:
         assert (verdict.log, REASONS[verdict.mark]) == (source.tap, "spoofed-mac")
 
 
@@ -225,6 +231,31 @@ def test_the_difference_leads_from_any_plan_to_any_other(
     rules = Firewall(bridge_ruleset(before, confined_before))
     rules.apply(difference(before, after, confined_before, confined_after))
     assert rules.state() == Firewall(bridge_ruleset(after, confined_after)).state()
+
+
+@pytest.mark.parametrize("kind", [0x88B8, 0x88BB])
+def test_ethertypes_come_and_go_by_what_they_add(kind: int) -> None:
+    ports = (*(make_port(1, host, frozenset(), mesh=True) for host in range(10, 14)), make_port(1, 1, frozenset()))
+    without = Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), ports)
+    declared = replace(without, ethertypes=(kind,))
+    added, removed = difference([without], [declared]), difference([declared], [without])
+    (command,) = added["nftables"]
+    assert len(command["add"]["element"]["elem"]) == 4, "an element an APP-VM, and nothing else"
+    rules = Firewall(bridge_ruleset([without]), added)
+    assert rules.state() == Firewall(bridge_ruleset([declared])).state()
+    rules.apply(removed)
+    assert rules.state() == Firewall(bridge_ruleset([without])).state()
+
+
+def test_a_port_in_quarantine_exchanges_no_ethertype() -> None:
+    one, two = (make_port(1, host, frozenset(), mesh=True) for host in (10, 11))
+    bridge = Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), (one, two), (0x88B8,))
+    frame = {"ether.saddr": one.mac, "ether.daddr": MULTICAST, "ether.type": 0x88B8}
+    way = {"meta.iifgroup": port_group(one), "meta.oifgroup": port_group(two)}
+    assert Firewall(bridge_ruleset([bridge])).judge("forward", {**frame, **way}).accepted
+    for confined in (one, two):
+        rules = Firewall(bridge_ruleset([bridge]), quarantine(bridge, confined))
+        assert not rules.judge("forward", {**frame, **way}).accepted
 
 
 def _some_taps(plan: tuple[Bridge, ...], numbers: set[int]) -> frozenset[str]:
