@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import grp
 import itertools
-import json
 import logging
 import os
 import shlex
@@ -23,8 +22,6 @@ from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
-from vinci.images.run import ImageError
-from vinci.model.problems import DeclarationError
 from vinci.model.source import MAX_BYTES
 from vinci.node.agent import Agent
 from vinci.node.audit import Event, Severity
@@ -34,7 +31,8 @@ from vinci.node.channel import ChannelError
 from vinci.node.gate import Gate, peer_at, problem
 from vinci.node.introspection.evidence import NAMESPACE
 from vinci.node.introspection.service import ReleaseError, look_json
-from vinci.node.reconcile import Outcome, Progress, Report
+from vinci.node.long_work import LongWork
+from vinci.node.reconcile import Outcome, Report
 from vinci.node.relay import Terminal, relay
 from vinci.node.requests import (
     AttachmentRequest,
@@ -110,47 +108,6 @@ async def serve(agent: Agent, path: Path) -> web.AppRunner:
     return runner
 
 
-class _Lines:
-    """An answer of JSON lines."""
-
-    def __init__(self, request: web.Request) -> None:
-        self._request = request
-        self._response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
-        self._queue: asyncio.Queue[dict[str, object] | None] = asyncio.Queue()
-
-    def put(self, message: dict[str, object]) -> None:
-        self._queue.put_nowait(message)
-
-    def progress(self, progress: Progress) -> None:
-        self.put({"progress": progress.step, "done": progress.done, "total": progress.total})
-
-    async def run(self, work: Callable[[Report], Awaitable[dict[str, object]]]) -> web.StreamResponse:
-        """Send progress while `work` runs, its result last. The work goes on when the client goes away."""
-        await self._response.prepare(self._request)
-        task = asyncio.ensure_future(self._work(work))
-        try:
-            while (message := await self._queue.get()) is not None:
-                await self._response.write(json.dumps(message).encode() + b"\n")
-        except ConnectionError:
-            await task
-        with contextlib.suppress(ConnectionError):
-            await self._response.write_eof()
-        return self._response
-
-    async def _work(self, work: Callable[[Report], Awaitable[dict[str, object]]]) -> None:
-        try:
-            self.put(await work(self.progress))
-        except DeclarationError as error:
-            self.put({"refused": str(error)})
-        except (ChannelError, OSError, DeniedError, ImageError, VmmError) as error:
-            self.put({"failed": [str(error)], "changes": []})
-        except Exception as error:
-            _LOG.exception("a request to %s failed", self._request.path)
-            self.put({"failed": [f"the agent failed at this request, see its log: {error!r}"], "changes": []})
-        finally:
-            self._queue.put_nowait(None)
-
-
 def _result(outcome: Outcome) -> dict[str, object]:
     if outcome.failures:
         return {"failed": outcome.failures, "changes": outcome.changes}
@@ -197,14 +154,14 @@ class _Api:
         async def work(report: Report) -> dict[str, object]:
             return _result(await self._agent.up(path, text, report))
 
-        return await _Lines(request).run(work)
+        return await LongWork(request).run(work)
 
     async def down(self, request: web.Request) -> web.StreamResponse:
         async def work(report: Report) -> dict[str, object]:
             return _result(await self._agent.down(report))
 
         try:
-            return await _Lines(request).run(work)
+            return await LongWork(request).run(work)
         finally:
             if self._agent.is_down:
                 self._agent.finished.set()
@@ -213,7 +170,7 @@ class _Api:
         async def work(report: Report) -> dict[str, object]:
             return await verify(self._agent, report)
 
-        return await _Lines(request).run(work)
+        return await LongWork(request).run(work)
 
     async def audit(self, request: web.Request) -> web.StreamResponse:
         since = int(request.query.get("since", "0"))
