@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import Annotated
 
 import typer
 
-from vinci.cli.client import ensure_agent, lines, node_paths
+from vinci.cli.client import ensure_agent, node_paths
 from vinci.cli.failure import Failure, NothingUp, Status
 from vinci.cli.in_force import InForce, declaration_in_force, last_declaration, returning_shares
-from vinci.cli.output import Steps, console, error_console, print_json, run, steps
+from vinci.cli.long_work import Display, Quiet, Telling, Verbose, display, follow, telling
+from vinci.cli.output import console, error_console, print_json, run
 from vinci.cli.proof import change_line, changes_json, print_proof, proof_json, prove, refusal, say
 from vinci.images.build import ImageError, ensure_images
 from vinci.model.infrastructure import Infrastructure
@@ -168,7 +168,8 @@ async def _in_force(node: str | None) -> InForce | None:
 
 def up(
     file: File,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="open new ways down without asking (for scripts)")] = False,
     as_json: Json = False,
 ) -> None:
@@ -177,10 +178,10 @@ def up(
     A file by which information gets down unexplained, or whose expectations fail, is refused (exit status 1). A change
     that opens a new way from a higher label to a lower one is shown, and has to be confirmed.
     """
-    run(_up(file, quiet or as_json, yes, as_json))
+    run(_up(file, telling(quiet, verbose, as_json), yes, as_json))
 
 
-async def _up(file: Path, quiet: bool, yes: bool, as_json: bool) -> int:
+async def _up(file: Path, how: Telling, yes: bool, as_json: bool) -> int:
     text = _read(file)
     declaration = _parsed(text, file)
     proof = prove(declaration)
@@ -189,16 +190,15 @@ async def _up(file: Path, quiet: bool, yes: bool, as_json: bool) -> int:
     nodes = list(declaration.infrastructure.nodes)
     node = nodes[0]
     paths = NodePaths(state_directory(), node)
-    with steps(quiet) as display:
-        await asyncio.to_thread(_images, display)
-        display.report("node agent", 0, 1)
+    with display(how) as told:
+        await asyncio.to_thread(_images, told)
+        told.step("node agent", 0, 1)
         await ensure_agent(paths, declaration.infrastructure.nodes[node].uri)
-        display.report("node agent", 1, 1)
+        told.step("node agent", 1, 1)
     last = await last_declaration(paths)
     returning = await returning_shares(paths, last, declaration.infrastructure)
     confirm_ways_down(last, declaration.infrastructure, yes, returning)
-    with steps(quiet) as display:
-        result = await _follow(paths, "/v1/up", display, data=text, params={"path": str(file.resolve())})
+    result = await follow(paths, "/v1/up", how, data=text, params={"path": str(file.resolve())})
     changes = result.get("changes", [])
     name = declaration.infrastructure.name
     if as_json:
@@ -243,46 +243,34 @@ def confirm_ways_down(
         raise Failure("nothing was changed", Status.DOES_NOT_HOLD)
 
 
-def _images(display: Steps) -> None:
+def _images(told: Display) -> None:
     done = 0
 
-    def report(_step: str) -> None:
+    def report(step: str) -> None:
         nonlocal done
         done += 1
-        display.report("guest images", done, done + 1)
+        told.step("guest images", done, done + 1, step)
 
     try:
         ensure_images(images_directory(), report)
     except ImageError as error:
         raise Failure(f"the guest images cannot be built: {error}", Status.FAILED) from None
-    display.report("guest images", 1, 1)
-
-
-async def _follow(paths: NodePaths, path: str, display: Steps, **options: object) -> dict[str, list[str]]:
-    """Show the progress of long work in the agent; its result."""
-    async for line in lines(paths, "POST", path, **options):
-        message = json.loads(line)
-        if "progress" in message:
-            display.report(message["progress"], message["done"], message["total"])
-        elif "refused" in message:
-            raise Failure(f"the agent refused the file:\n{message['refused']}", Status.USAGE)
-        else:
-            return dict(message)
-    raise Failure(f"the agent broke off: see {paths.log}", Status.FAILED)
+    told.step("guest images", 1, 1)
 
 
 def down(
     node: Annotated[str | None, typer.Option(help="the node's name")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
     """Stop every VM and remove the networks. Disks, passwords and keys stay."""
-    run(_down(node, as_json))
+    run(_down(node, telling(quiet, verbose, as_json), as_json))
 
 
-async def _down(node: str | None, as_json: bool) -> int:
+async def _down(node: str | None, how: Telling, as_json: bool) -> int:
     paths = node_paths(node)
-    with steps(quiet=as_json) as display:
-        result = await _follow(paths, "/v1/down", display)
+    result = await follow(paths, "/v1/down", how)
     if as_json:
         print_json({"node": paths.node, "changes": result.get("changes", []), "failed": result.get("failed", [])})
     if result.get("failed"):

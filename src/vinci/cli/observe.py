@@ -13,8 +13,9 @@ import typer
 
 from vinci.cli.client import get, lines, node_paths
 from vinci.cli.failure import Failure, Status, reason_of
+from vinci.cli.long_work import Quiet, Telling, Verbose, follow, telling
 from vinci.cli.names import vms
-from vinci.cli.output import console, print_json, print_table, run, steps
+from vinci.cli.output import console, print_json, print_table, record_line, run
 from vinci.node.printable import printable
 
 Node = Annotated[str | None, typer.Option(help="the node's name, when several run here")]
@@ -98,29 +99,23 @@ def _access(access: dict[str, list[str]]) -> str:
 
 def verify(
     node: Node = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     as_json: Json = False,
     junit: Annotated[Path | None, typer.Option(help="also write a JUnit report to this file")] = None,
 ) -> None:
     """Try from inside the VMs whether what is enforced is what was declared. Exit status 1 on a mismatch."""
-    run(_verify(node, as_json, junit))
+    run(_verify(node, telling(quiet, verbose, as_json), as_json, junit))
 
 
-async def _verify(node: str | None, as_json: bool, junit: Path | None) -> int:
+async def _verify(node: str | None, how: Telling, as_json: bool, junit: Path | None) -> int:
     paths = node_paths(node)
-    report: dict[str, Any] | None = None
-    with contextlib.ExitStack() as files, steps(quiet=as_json) as display:
+    with contextlib.ExitStack() as files:
         # Opened before minutes of measuring; an old report is not taken for that of a measurement that failed.
         written = None if junit is None else files.enter_context(_opened(junit))
-        async for line in lines(paths, "POST", "/v1/verify"):
-            message = json.loads(line)
-            if "progress" in message:
-                display.report(message["progress"], message["done"], message["total"])
-            elif "failed" in message:
-                raise Failure("verify could not measure: " + "; ".join(message["failed"]), Status.FAILED)
-            else:
-                report = message
-        if report is None:
-            raise Failure(f"the agent broke off: see {paths.log}", Status.FAILED)
+        report = await follow(paths, "/v1/verify", how)
+        if "failed" in report:
+            raise Failure("verify could not measure: " + "; ".join(report["failed"]), Status.FAILED)
         if written is not None:
             from vinci.cli.junit import junit_xml  # with an XML library
 
@@ -181,11 +176,7 @@ async def _audit(node: str | None, follow: bool, since: int, as_json: bool) -> i
             if as_json:
                 print(line, flush=True)
                 continue
-            record = json.loads(line)
-            text = (
-                f"{record['id']:>6} {record['time']} {record['severity']:<8} {record['event']:<20} {record['message']}"
-            )
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(record_line(json.loads(line)), highlight=False, markup=False, soft_wrap=True)
     return Status.DONE
 
 

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""How commands print: tables for people, JSON for programs, progress on standard error."""
+"""How commands print: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 WIDTH_OF_FILES = 220
 """Columns of tables that go to a file or a pipe: nothing is folded there."""
@@ -48,30 +44,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     console.print()
 
 
-class Steps:
-    """Progress bars, one a step, as they are reported."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._tasks: dict[str, Any] = {}
-
-    def report(self, step: str, done: int, total: int) -> None:
-        """A step went on."""
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=max(total, 1))
-        self._progress.update(self._tasks[step], completed=done if total else 1, total=max(total, 1))
-
-
-@contextmanager
-def steps(quiet: bool = False) -> Iterator[Steps]:
-    """A live display of progress on standard error; plain lines when that is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=error_console, disable=quiet) as progress:
-        yield Steps(progress)
+def record_line(record: Mapping[str, object]) -> str:
+    """A record of the audit, or what has its fields, as a line for people."""
+    columns = f"{record['id']:>6} {record['time']} {record['severity']:<8} {record['event']:<20}"
+    return f"{columns} {record['message']}"

@@ -154,14 +154,14 @@ class _Api:
         async def work(report: Report) -> dict[str, object]:
             return _result(await self._agent.up(path, text, report))
 
-        return await LongWork(request).run(work)
+        return await LongWork(request, self._agent.audit).run(work)
 
     async def down(self, request: web.Request) -> web.StreamResponse:
         async def work(report: Report) -> dict[str, object]:
             return _result(await self._agent.down(report))
 
         try:
-            return await LongWork(request).run(work)
+            return await LongWork(request, self._agent.audit).run(work)
         finally:
             if self._agent.is_down:
                 self._agent.finished.set()
@@ -170,7 +170,7 @@ class _Api:
         async def work(report: Report) -> dict[str, object]:
             return await verify(self._agent, report)
 
-        return await LongWork(request).run(work)
+        return await LongWork(request, self._agent.audit).run(work)
 
     async def audit(self, request: web.Request) -> web.StreamResponse:
         since = int(request.query.get("since", "0"))

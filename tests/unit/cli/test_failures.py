@@ -96,10 +96,10 @@ def test_an_agent_that_cannot_be_started_is_a_sentence(tmp_path: Path) -> None:
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, socket_path: Path
 ) -> None:
-    def measured(*_: object) -> None:
+    def measured(*_: object, **__: object) -> None:
         raise AssertionError("it was measured")
 
-    monkeypatch.setattr("vinci.cli.observe.lines", measured)
+    monkeypatch.setattr("vinci.cli.observe.follow", measured)
     socket_path.touch()
     status, output = vinci("verify", "--junit", socket_path / "report.xml")
     assert (status, "the JUnit report cannot be written" in output) == (Status.FAILED, True)

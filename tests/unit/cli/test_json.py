@@ -30,7 +30,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_up_and_down(agent: pytest.MonkeyPatch) -> None:
-    agent.setattr("vinci.cli.declare._follow", _answering({"changes": ["VM a started"]}))
+    agent.setattr("vinci.cli.declare.follow", _answering({"changes": ["VM a started"]}))
     status, output = vinci("up", HOSPITAL, "--json")
     told = {"name": "hospital", "node": "n1", "changes": ["VM a started"], "failed": []}
     assert (status, json.loads(output)) == (0, told)
@@ -39,7 +39,7 @@ def test_up_and_down(agent: pytest.MonkeyPatch) -> None:
 
 
 def test_what_failed_is_told_too(agent: pytest.MonkeyPatch) -> None:
-    agent.setattr("vinci.cli.declare._follow", _answering({"changes": [], "failed": ["VM a did not come up"]}))
+    agent.setattr("vinci.cli.declare.follow", _answering({"changes": [], "failed": ["VM a did not come up"]}))
     for words in (["up", HOSPITAL], ["down", "--node", "n1"]):
         status, output = vinci(*words, "--json")
         told, end = json.JSONDecoder().raw_decode(output)
