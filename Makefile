@@ -3,8 +3,8 @@
 
 PYTHON := .venv/bin/python
 VINCI := .venv/bin/vinci
-export VINCI_IMAGES ?= /var/cache/vinci/images
-export VINCI_STATE ?= /var/lib/vinci
+# where the images are, and the state: as this machine's settings say (docs/reference/commands.md)
+WITH_IMAGES = VINCI_IMAGES="$$($(PYTHON) -m vinci.settings images)"
 SYSTEM_TESTS ?= tests/system
 # two at a time; a file's tests stay together, for they share what is costly to make
 UNIT_TESTS := $(PYTHON) -m pytest -n 2 --dist loadfile tests/unit
@@ -39,10 +39,10 @@ lint:
 	.venv/bin/lint-imports
 
 system: images
-	$(PYTHON) -m pytest -n 2 -m 'system and not daemon' $(SYSTEM_TESTS)
+	$(WITH_IMAGES) $(PYTHON) -m pytest -n 2 -m 'system and not daemon' $(SYSTEM_TESTS)
 
 system-daemon: images
-	$(PYTHON) -m pytest -m daemon tests/system
+	$(WITH_IMAGES) $(PYTHON) -m pytest -m daemon tests/system
 
 packages:
 	scripts/install-packages
@@ -63,7 +63,7 @@ install-dev: packages
 
 images: packages
 	$(PYTHON) -m vinci.images
-	$(PYTHON) -m vinci.introspect
+	$(WITH_IMAGES) $(PYTHON) -m vinci.introspect
 
 man: .venv/.run
 	mkdir -p build
@@ -71,4 +71,4 @@ man: .venv/.run
 
 clean-state:
 	if [ -x $(VINCI) ]; then $(VINCI) down; fi
-	rm -rf $(VINCI_STATE)
+	state="$$($(PYTHON) -m vinci.settings state)" && rm -rf "$$state"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vinci.cli.failure import Failure, NothingUp, Status, reason_of
-from vinci.node.paths import NodePaths, state_directory
+from vinci.node.paths import NodePaths
+from vinci.settings import read_settings
 
 if TYPE_CHECKING:
     import aiohttp
@@ -29,12 +30,14 @@ Json = dict[str, Any]
 
 
 def node_paths(node: str | None) -> NodePaths:
-    """The node meant by `--node`, or the only one that has an agent.
+    """The node meant by `--node`, or this machine's by its settings, or the only one that has an agent.
 
     Raises:
         Failure: none runs, or several do and none was named.
+        SettingsError: the settings cannot be used.
     """
-    state = state_directory()
+    settings = read_settings()
+    state, node = settings.state, node or settings.node
     if node is not None:
         return NodePaths(state, node)
     running = sorted(node for node in _folders(state) if (state / node / "agent.sock").exists())
@@ -119,8 +122,13 @@ async def _checked(response: aiohttp.ClientResponse) -> Json:
     return answer
 
 
-async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
+async def ensure_agent(paths: NodePaths, uri: str | None, images: Path) -> bool:
     """Start the node's agent when none runs, and wait until it answers; True when it was started.
+
+    Args:
+        paths: the node's files.
+        uri: libvirt's; None: the driver embedded in the agent.
+        images: the cache of guest images.
 
     Raises:
         Failure: it did not come up.
@@ -128,7 +136,7 @@ async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
     if await _answers(paths):
         return False
     try:
-        process = _start(paths, uri)
+        process = _start(paths, uri, images)
     except OSError as error:
         raise Failure(f"the agent of node {paths.node} cannot be started: {reason_of(error)}", Status.FAILED) from None
     deadline = asyncio.get_running_loop().time() + START_SECONDS
@@ -141,9 +149,10 @@ async def ensure_agent(paths: NodePaths, uri: str | None) -> bool:
     raise Failure(f"the agent did not answer within {START_SECONDS:.0f} s: see {paths.log}", Status.FAILED)
 
 
-def _start(paths: NodePaths, uri: str | None) -> subprocess.Popen[bytes]:
+def _start(paths: NodePaths, uri: str | None, images: Path) -> subprocess.Popen[bytes]:
     paths.root.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "vinci.node", "--state", str(paths.state), "--node", paths.node]
+    command += ["--images", str(images)]
     if uri is not None:
         command += ["--uri", uri]
     with paths.log.open("ab") as log:

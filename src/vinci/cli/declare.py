@@ -22,12 +22,13 @@ from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import MAX_BYTES, Declaration, load, parse
 from vinci.model.problems import DeclarationError, Problem
 from vinci.model.schema import schema as model_schema
-from vinci.node.paths import NodePaths, images_directory, state_directory
+from vinci.node.paths import NodePaths
 from vinci.plan.compile import compile_plan
 from vinci.plan.difference import difference
 from vinci.plan.second_opinion import Disagreement
 from vinci.plan.types import Plan
 from vinci.policy.changes import ChangeKind, FlowChange, flow_changes
+from vinci.settings import Key, Settings, read_settings
 
 File = Annotated[Path, typer.Argument(help="the infrastructure file, e.g. examples/hospital.yaml", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -187,13 +188,13 @@ async def _up(file: Path, how: Telling, yes: bool, as_json: bool) -> int:
     proof = prove(declaration)
     if not proof.holds:
         raise Failure(f"{file} is refused, nothing was changed:\n{refusal(proof)}", Status.DOES_NOT_HOLD)
-    nodes = list(declaration.infrastructure.nodes)
-    node = nodes[0]
-    paths = NodePaths(state_directory(), node)
+    settings = read_settings()
+    node = _node(declaration.infrastructure, settings)
+    paths = NodePaths(settings.state, node)
     with display(how) as told:
-        await asyncio.to_thread(_images, told)
+        await asyncio.to_thread(_images, settings.images, told)
         told.step("node agent", 0, 1)
-        await ensure_agent(paths, declaration.infrastructure.nodes[node].uri)
+        await ensure_agent(paths, declaration.infrastructure.nodes[node].uri or settings.uri, settings.images)
         told.step("node agent", 1, 1)
     last = await last_declaration(paths)
     returning = await returning_shares(paths, last, declaration.infrastructure)
@@ -212,6 +213,14 @@ async def _up(file: Path, how: Telling, yes: bool, as_json: bool) -> int:
         return Status.DONE
     console.print(f"{name} is up" if changes else f"{name} is up: nothing changed", highlight=False)
     return Status.DONE
+
+
+def _node(wanted: Infrastructure, settings: Settings) -> str:
+    """This machine's node: the one that the settings name, else the file's first."""
+    if settings.node is not None and settings.node not in wanted.nodes:
+        told = f"the file declares no node {settings.node}, which this machine is by its settings"
+        raise Failure(f"{told}: declare it, or change `{Key.NODE}` ({Key.NODE.variable})", Status.USAGE)
+    return settings.node or next(iter(wanted.nodes))
 
 
 def confirm_ways_down(
@@ -243,7 +252,7 @@ def confirm_ways_down(
         raise Failure("nothing was changed", Status.DOES_NOT_HOLD)
 
 
-def _images(told: Display) -> None:
+def _images(cache: Path, told: Display) -> None:
     done = 0
 
     def report(step: str) -> None:
@@ -252,7 +261,7 @@ def _images(told: Display) -> None:
         told.step("guest images", done, done + 1, step)
 
     try:
-        ensure_images(images_directory(), report)
+        ensure_images(cache, report)
     except ImageError as error:
         raise Failure(f"the guest images cannot be built: {error}", Status.FAILED) from None
     told.step("guest images", 1, 1)

@@ -9,6 +9,7 @@ import typer
 
 from vinci.cli.failure import Failure, Status, reason_of
 from vinci.cli.rooms import Rooms
+from vinci.settings import SettingsError
 
 EPILOG = (
     "Exit status: 0 done; 1 what was asked about does not hold; 2 wrong usage or a broken file; 3 an operation failed."
@@ -38,6 +39,9 @@ def main() -> None:
     except Failure as failure:
         _complain(str(failure))
         sys.exit(failure.status)
+    except SettingsError as error:
+        _complain(str(error))
+        sys.exit(Status.USAGE)
     except OSError as error:
         _complain(reason_of(error))
         sys.exit(Status.FAILED)

@@ -13,8 +13,9 @@ from vinci.cli.main import EPILOG, app
 from vinci.cli.rooms import COMMANDS, load
 
 FILES = (
-    ("/var/lib/vinci", "state; another one: the environment's VINCI_STATE"),
-    ("/var/cache/vinci/images", "guest images; others: VINCI_IMAGES"),
+    ("/etc/vinci/conf.d/*.toml", "settings (state, images, node, uri); the environment's VINCI_STATE … count more"),
+    ("/var/lib/vinci", "state"),
+    ("/var/cache/vinci/images", "guest images"),
 )
 
 

@@ -10,6 +10,7 @@ import typer
 
 from vinci.cli.client import find, node_paths
 from vinci.cli.failure import Failure
+from vinci.settings import SettingsError
 
 
 def vms(context: typer.Context, incomplete: str) -> list[str]:
@@ -38,5 +39,5 @@ def _beginning(incomplete: str, names: list[str]) -> list[str]:
 def _answer(context: typer.Context, path: str) -> dict[str, Any]:
     try:
         return asyncio.run(find(node_paths(context.params.get("node")), path)) or {}
-    except (Failure, OSError):
+    except (Failure, SettingsError, OSError):
         return {}  # a shell's prompt is no place for complaints

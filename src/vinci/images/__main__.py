@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 
 from vinci.images.build import ImageError, ensure_images
 from vinci.images.prune import prune
+from vinci.settings import DEFAULT_IMAGES, SettingsError, read_settings
 
-DEFAULT_CACHE = "/var/cache/vinci/images"
+DEFAULT_CACHE = str(DEFAULT_IMAGES)
 
 
 def main(words: list[str]) -> int:
-    """Build or prune the cache that VINCI_IMAGES names; exit status 0 done, 2 wrong usage, 3 failed."""
-    cache = Path(os.environ.get("VINCI_IMAGES", DEFAULT_CACHE))
+    """Build or prune the cache that the settings name; exit status 0 done, 2 wrong usage or settings, 3 failed."""
+    try:
+        cache = read_settings().images
+    except SettingsError as problem:
+        print(f"images: {problem}", file=sys.stderr)
+        return 2
     if words == ["--prune"]:
         for name in prune(cache):
             print(f"images: removed {name}")

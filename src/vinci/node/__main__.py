@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The node agent's process: `python -m vinci.node --state DIR --node NAME`, started by `vinci up`.
+"""The node agent's process: `python -m vinci.node`, started by `vinci up` or systemd.
 
 A supervisor keeps the agent running and is the reaper (PR_SET_CHILD_SUBREAPER) of the VMs' processes, which outlive
 the agent. It ends when the agent ends by itself after `down`.
@@ -17,20 +17,33 @@ import time
 import traceback
 from pathlib import Path
 
+from vinci.settings import SettingsError, read_settings
+
 PR_SET_CHILD_SUBREAPER = 36
 RESTART_SECONDS = 1.0
 MAX_RESTART_SECONDS = 60.0
 LIVED_SECONDS = 60.0
 """An agent that lived this long had come up: the next failure is the first of its kind again."""
 CRASHED = 1
+USAGE = 2
+DEFAULT_NODE = "n1"
+"""As in the examples."""
 
 
 def main() -> int:
     """Supervise the agent until it ends by itself."""
+    try:
+        settings = read_settings()  # once: whatever becomes of the configuration, an agent can be started again
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return USAGE
     parser = argparse.ArgumentParser(prog="vinci-agent", description="the A-VM's agent of one node")
-    parser.add_argument("--state", type=Path, required=True, help="the state directory, e.g. /var/lib/vinci")
-    parser.add_argument("--node", required=True, help="the node's name in the infrastructure file, e.g. n1")
-    parser.add_argument("--uri", default=None, help="libvirt URI; default: the driver embedded in the agent")
+    parser.add_argument("--state", type=Path, default=settings.state, help="the state directory, e.g. /var/lib/vinci")
+    parser.add_argument("--images", type=Path, default=settings.images, help="the cache of guest images")
+    parser.add_argument(
+        "--node", default=settings.node or DEFAULT_NODE, help="the node's name in the infrastructure file, e.g. n1"
+    )
+    parser.add_argument("--uri", default=settings.uri, help="libvirt URI; default: the driver embedded in the agent")
     arguments = parser.parse_args()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     failures, was_up = 0, False
@@ -66,7 +79,7 @@ def _run_agent(arguments: argparse.Namespace) -> int:
         try:
             from vinci.node.process import run_agent
 
-            os._exit(run_agent(arguments.state, arguments.node, arguments.uri))
+            os._exit(run_agent(arguments.state, arguments.images, arguments.node, arguments.uri))
         except BaseException:
             traceback.print_exc()
             os._exit(CRASHED)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vinci.images.build import Images, find_images
 from vinci.model.infrastructure import Infrastructure
@@ -26,7 +27,7 @@ from vinci.node.introspection.incidents import Incidents
 from vinci.node.introspection.response import Responder
 from vinci.node.introspection.service import IntrospectionService
 from vinci.node.network import NodeNetwork
-from vinci.node.paths import NodePaths, images_directory
+from vinci.node.paths import NodePaths
 from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
 from vinci.node.sessions import Logins
 from vinci.plan.compile import compile_plan
@@ -66,12 +67,20 @@ class Agent:
     """The agent's state and its tasks. Everything runs on one event loop; libvirt's calls in worker threads."""
 
     def __init__(
-        self, paths: NodePaths, store: Store, audit: Audit, images: Images, accelerator: Accelerator, uri: str | None
+        self,
+        paths: NodePaths,
+        store: Store,
+        audit: Audit,
+        images: Images,
+        accelerator: Accelerator,
+        uri: str | None,
+        cache: Path,
     ) -> None:
         self.paths = paths
         self.store = store
         self.audit = audit
         self.accelerator = accelerator
+        self._cache = cache
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self.host = VmHost(paths.libvirt, uri, self._vm_event)
@@ -191,7 +200,7 @@ class Agent:
             if self.is_down:
                 raise OSError("the agent is ending after a `down`: run `vinci up` again")
             candidate = await asyncio.to_thread(self._derive, 0, path, text)
-            images = await asyncio.to_thread(find_images, images_directory())
+            images = await asyncio.to_thread(find_images, self._cache)
             self.guests.use(images)
             self.introspection.use_images(images)
             async with self._passing:

@@ -4,22 +4,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_STATE = Path("/var/lib/vinci")
-DEFAULT_IMAGES = Path("/var/cache/vinci/images")
+from vinci.settings import read_settings
 
 
 def state_directory() -> Path:
-    """The state directory: `VINCI_STATE`, else /var/lib/vinci."""
-    return Path(os.environ.get("VINCI_STATE") or DEFAULT_STATE).resolve()
+    """The state directory. Raises SettingsError."""
+    return read_settings().state
 
 
 def images_directory() -> Path:
-    """The cache of guest images: `VINCI_IMAGES`, else /var/cache/vinci/images."""
-    return Path(os.environ.get("VINCI_IMAGES") or DEFAULT_IMAGES).resolve()
+    """The cache of guest images. Raises SettingsError."""
+    return read_settings().images
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from vinci.node.agent import Agent
 from vinci.node.api import serve
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.network import ensure_namespace, enter_namespace, remove_namespace
-from vinci.node.paths import NodePaths, images_directory
+from vinci.node.paths import NodePaths
 from vinci.store.sqlite import Store
 from vinci.vmm.accelerator import choose_accelerator, hide_kvm
 from vinci.vmm.domain import Accelerator
 from vinci.vmm.host import VmmError, ram_directory
 
 
-def run_agent(state: Path, node: str, uri: str | None) -> int:
+def run_agent(state: Path, cache: Path, node: str, uri: str | None) -> int:
     """Run the agent until `down` or SIGTERM; its exit status (0, or 3 with a sentence on standard error)."""
     paths = NodePaths(state.resolve(), node)
     paths.root.mkdir(parents=True, exist_ok=True)
@@ -35,13 +35,13 @@ def run_agent(state: Path, node: str, uri: str | None) -> int:
             print(f"an agent of node {node} runs already", file=sys.stderr)
             return 3
         try:
-            images = find_images(images_directory())
+            images = find_images(cache)
             ensure_namespace(paths.namespace)
             enter_namespace(paths.namespace)
-            accelerator = choose_accelerator(images, images_directory())
+            accelerator = choose_accelerator(images, cache)
             if accelerator is Accelerator.TCG:
                 hide_kvm(paths.root)
-            empty = asyncio.run(_run(paths, images, accelerator, uri))
+            empty = asyncio.run(_run(paths, cache, images, accelerator, uri))
         except (ImageError, VmmError, OSError, sqlite3.Error) as error:
             print(f"the agent of node {node} cannot run: {error}", file=sys.stderr)
             return 3
@@ -51,11 +51,11 @@ def run_agent(state: Path, node: str, uri: str | None) -> int:
     return 0
 
 
-async def _run(paths: NodePaths, images: Images, accelerator: Accelerator, uri: str | None) -> bool:
+async def _run(paths: NodePaths, cache: Path, images: Images, accelerator: Accelerator, uri: str | None) -> bool:
     """The agent's life; True when it ended after a `down`, with nothing left running."""
     store = Store(paths.database)
     audit = Audit(paths.audit)
-    agent = Agent(paths, store, audit, images, accelerator, uri)
+    agent = Agent(paths, store, audit, images, accelerator, uri, cache)
     agent.recover()
     audit.record(Event.AGENT, Severity.INFO, f"the agent of {paths.node} started ({accelerator.name.lower()})")
     # What a client sends is its own affair: a malformed request is answered with 400 and needs no traceback here.

@@ -67,7 +67,7 @@ def up(agent: Running, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return False
 
     monkeypatch.setattr(declare, "ensure_agent", runs)
-    monkeypatch.setattr(declare, "_images", lambda _display: None)
+    monkeypatch.setattr(declare, "_images", lambda *_: None)
     file = tmp_path / "file.yaml"
     file.write_text(text)
     return vinci("up", file, "--quiet")

@@ -89,7 +89,7 @@ def test_an_error_of_the_system_is_a_sentence(
 def test_an_agent_that_cannot_be_started_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Failure, match=r"the agent of node n1 cannot be started: .*/file/n1: Not a directory") as failed:
-        asyncio.run(ensure_agent(NodePaths(tmp_path / "file", "n1"), None))
+        asyncio.run(ensure_agent(NodePaths(tmp_path / "file", "n1"), None, tmp_path))
     assert failed.value.status is Status.FAILED
 
 
@@ -103,3 +103,23 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(
     socket_path.touch()
     status, output = vinci("verify", "--junit", socket_path / "report.xml")
     assert (status, "the JUnit report cannot be written" in output) == (Status.FAILED, True)
+
+
+def test_a_broken_setting_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VINCI_CONFIG", str(tmp_path))
+    (tmp_path / "a.toml").write_text("node = 7\n")
+    assert _ended(monkeypatch, "status") == Status.USAGE
+    assert capsys.readouterr().err == f'vinci: {tmp_path}/a.toml: node has to be a string: node = "…"\n'
+
+
+def test_a_file_without_this_machines_node_is_wrong_usage(monkeypatch: pytest.MonkeyPatch, socket_path: Path) -> None:
+    monkeypatch.setenv("VINCI_NODE", "ward7")
+    status, output = vinci("up", HOSPITAL)
+    assert status == Status.USAGE
+    assert output == (
+        "the file declares no node ward7, which this machine is by its settings: "
+        "declare it, or change `node` (VINCI_NODE)"
+    )
+    assert "node ward7" in vinci("status")[1]

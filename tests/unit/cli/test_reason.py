@@ -20,6 +20,7 @@ from vinci.model.infrastructure import Infrastructure
 from vinci.model.load import load, parse
 from vinci.plan.compile import compile_plan
 from vinci.plan.types import Plan
+from vinci.settings import SettingsError
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 HOSPITAL, UTILITY = EXAMPLES / "hospital.yaml", EXAMPLES / "utility.yaml"
@@ -31,6 +32,8 @@ def vinci(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     if isinstance(result.exception, Failure):
         return result.exception.status, result.output + str(result.exception)
+    if isinstance(result.exception, SettingsError):
+        return Status.USAGE, result.output + str(result.exception)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.output

@@ -67,6 +67,6 @@ def test_each_command_is_listed_and_has_help_of_its_own(name: str) -> None:
 )
 def test_what_is_used_often_loads_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     script = LOADED.format(words=words, heavy=HEAVY)
-    environment = {"VINCI_STATE": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    environment = {"VINCI_STATE": str(tmp_path), "VINCI_CONFIG": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stderr.splitlines()[-1] == "[]"
