@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from vinci.images.build import Images, ensure_images
+from vinci.node.paths import images_directory
+
 HERE = Path(__file__).parent
 LONGEST = (
     *("hospital", "test_introspection.py", "test_gateways.py", "fs_rig", "test_kill.py", "test_rule_change.py"),
     *("test_rootkit.py", "test_images.py"),
 )
 """They begin, so that both processes end at about the same time."""
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    """The guest images, built when they are out of date."""
+    return ensure_images(images_directory())
 
 
 def _room(path: str) -> str:

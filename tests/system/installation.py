@@ -6,8 +6,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import warm_cli
 from warm_cli import Done
 
@@ -58,6 +61,10 @@ class Installation:
         """Audit records from a number on."""
         text = self.check("audit", "--json", "--since", str(since))
         return [json.loads(line) for line in text.splitlines()]
+
+    def up(self) -> None:
+        """Put its file in force."""
+        self.check("up", str(self.file), seconds=600)
 
     def next_audit(self) -> int:
         """The number of the next record."""
@@ -109,3 +116,25 @@ class Installation:
         """An address of a VM."""
         found = next(v for v in self.status()["vms"] if v["name"] == vm)
         return str(found["addresses"][index])
+
+
+@contextmanager
+def installed(file: Path | None = None) -> Iterator[Installation]:
+    """An installation that nobody shares, not up yet; it is taken down and leaves nothing, also when a test fails.
+
+    Args:
+        file: the infrastructure file; None: one that is still to be written, in the state directory.
+    """
+    if os.geteuid() != 0:
+        pytest.fail("system tests need root: they make network namespaces and start VMs")
+    state = Path(tempfile.mkdtemp(prefix="vinci-t-", dir="/tmp"))
+    state.chmod(0o711)  # QEMU's user has to get through
+    made = Installation(state, file or state / "infrastructure.yaml")
+    try:
+        yield made
+    finally:
+        done = made.vinci("down")
+        if done.status == 0 or "nothing is up" in done.err:
+            shutil.rmtree(state, ignore_errors=True)
+        else:
+            print(f"the test's VMs could not be taken down ({done.err}); their state is {state}", file=sys.stderr)

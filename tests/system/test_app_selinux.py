@@ -22,9 +22,8 @@ from rootkit.build import rootkit_module
 from rootkit.driver import Rootkit, Trick
 from rootkit.policies import laxer_policy
 
-from vinci.images.build import Images, ensure_images
+from vinci.images.build import Images
 from vinci.node.channel import Result
-from vinci.node.paths import images_directory
 from vinci.policy.app_policy import user_context
 
 HERE = Path(__file__).parent
@@ -162,11 +161,6 @@ class Guest:
             await self.rootkit.unload()
 
         self.run(steps())
-
-
-@pytest.fixture(scope="module")
-def images() -> Images:
-    return ensure_images(images_directory())
 
 
 @pytest.fixture(scope="module")

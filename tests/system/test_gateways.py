@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import gateway_attacks as attack
 import pytest
-from installation import ROOT, Installation
+from installation import ROOT, Installation, installed
 from modbus_rig import ANSWER, SHAPES, WRITE, Plant, frame, read
 
 GATEWAY = 20_000
@@ -22,17 +19,9 @@ FIREWALL = "scada-fw"
 
 @pytest.fixture(scope="module")
 def utility() -> Iterator[Installation]:
-    if os.geteuid() != 0:
-        pytest.fail("system tests need root: they make network namespaces and start VMs")
-    state = Path(tempfile.mkdtemp(prefix="vinci-u-", dir="/tmp"))
-    state.chmod(0o711)
-    installation = Installation(state, ROOT / "examples" / "utility.yaml")
-    try:
-        installation.check("up", str(installation.file), seconds=600)
-        yield installation
-    finally:
-        if installation.vinci("down").status == 0:
-            shutil.rmtree(state, ignore_errors=True)
+    with installed(ROOT / "examples" / "utility.yaml") as made:
+        made.up()
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -72,11 +72,6 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def images() -> Images:
-    return ensure_images(images_directory())
-
-
-@pytest.fixture(scope="module")
 def bench(images: Images) -> Iterator[Bench]:
     loop = asyncio.new_event_loop()
     rig = Rig(images, Path(tempfile.mkdtemp(prefix="vinci-images-")))

@@ -7,16 +7,14 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from installation import PASSWORD, VINCI, Installation
+from installation import PASSWORD, VINCI, Installation, installed
 from processes import agents, pids, wait_for_agent
 from rootkit.build import rootkit_module
 from rootkit.driver import Trick
@@ -38,16 +36,10 @@ REASON = ("--reason", "the byte was put back by the test")
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Installation]:
     """Two communities and their file server, up: all three responses."""
-    state = Path(tempfile.mkdtemp(prefix="vinci-t-", dir="/tmp"))
-    state.chmod(0o711)
-    installation = Installation(state, HERE / "watched.yaml")
-    try:
-        installation.check("up", str(installation.file), seconds=600)
-        wait_for(installation, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS), seconds=120)
-        yield installation
-    finally:
-        if installation.vinci("down").status == 0:
-            shutil.rmtree(state, ignore_errors=True)
+    with installed(HERE / "watched.yaml") as made:
+        made.up()
+        wait_for(made, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS), seconds=120)
+        yield made
 
 
 def _checker(installation: Installation) -> int:

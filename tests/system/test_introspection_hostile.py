@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import struct
 import tempfile
 import threading
@@ -20,7 +19,7 @@ import pytest
 from attacked import Attacked, halted, private
 from seen_vm import Seen, boot_seen
 
-from vinci.images.build import ensure_images
+from vinci.images.build import Images
 from vinci.images.manifest import read_manifest
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.findings import Check, CheckResult, Finding, Severity, Verdict, verdict_of
@@ -59,8 +58,7 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+def victim(images: Images) -> Iterator[Victim]:
     profile = ensure_profile(images)
     with asyncio.Runner() as runner:
         folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import struct
 import tempfile
@@ -21,7 +20,7 @@ import pytest
 from attacked import CHECKS, Attacked, halted, now, private
 from seen_vm import Seen, boot_seen
 
-from vinci.images.build import ensure_images
+from vinci.images.build import Images
 from vinci.images.spec import SPEC
 from vinci.introspect.attach import anchors
 from vinci.introspect.executable import check_executable_pages
@@ -48,14 +47,13 @@ LIVEPATCH = (
 
 
 @pytest.fixture(scope="module")
-def profile() -> Profile:
-    return ensure_profile(ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images"))))
+def profile(images: Images) -> Profile:
+    return ensure_profile(images)
 
 
 @pytest.fixture(scope="module")
-def machines(profile: Profile) -> Iterator[dict[str, Seen]]:
+def machines(images: Images, profile: Profile) -> Iterator[dict[str, Seen]]:
     """An APP-VM, and an FS-VM with the livepatch in force; each with every module of its image."""
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
     with asyncio.Runner() as runner, contextlib.ExitStack() as running:
         seen = {}
         for kind in ("APP", "FS"):

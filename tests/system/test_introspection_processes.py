@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import re
 import struct
@@ -18,7 +17,7 @@ import pytest
 from fs_rig import scenario
 from seen_vm import Seen, boot_seen
 
-from vinci.images.build import Images, ensure_images
+from vinci.images.build import Images
 from vinci.images.manifest import read_manifest
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.findings import CheckResult, Finding, Severity
@@ -51,8 +50,7 @@ class Trusted:
 
 
 @pytest.fixture(scope="module")
-def trusted() -> Trusted:
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+def trusted(images: Images) -> Trusted:
     profile = ensure_profile(images)
     app, service = (CertifiedFiles.of(read_manifest(m)) for m in (images.app_manifest, images.service_manifest))
     return Trusted(images, profile, HookTables(profile), app, service)

@@ -6,18 +6,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installation import PASSWORD, VINCI, Installation
+from installation import PASSWORD, VINCI, Installation, installed
 from processes import agents, pids, wait_for_agent
 
 from vinci.node.authenticate import hash_password
@@ -45,18 +42,9 @@ VMS = {"ward-1", "ward-2", "ward-fw", "files"}
 @pytest.fixture(scope="module")
 def ward() -> Iterator[Installation]:
     """A small installation that is not up yet."""
-    state = Path(tempfile.mkdtemp(prefix="vinci-t-", dir="/tmp"))
-    state.chmod(0o711)
-    installation = Installation(state, state / "ward.yaml")
-    installation.file.write_text(FILE.replace("HASH", hash_password(PASSWORD)))
-    try:
-        yield installation
-    finally:
-        done = installation.vinci("down")
-        if done.status == 0 or "nothing is up" in done.err:
-            shutil.rmtree(state, ignore_errors=True)
-        else:
-            print(f"the test's VMs could not be taken down ({done.err}); state: {state}", file=sys.stderr)
+    with installed() as made:
+        made.file.write_text(FILE.replace("HASH", hash_password(PASSWORD)))
+        yield made
 
 
 @pytest.fixture(scope="module")

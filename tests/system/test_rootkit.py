@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from rootkit.expected import EXPECTED, Expected, lines, named
 from rootkit.policies import laxer_policy
 from seen_vm import Seen, boot_seen
 
-from vinci.images.build import Images, ensure_images
+from vinci.images.build import Images
 from vinci.images.manifest import read_manifest
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.findings import Check, CheckResult, Finding
@@ -72,8 +71,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched() -> Iterator[Watched]:
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+def watched(images: Images) -> Iterator[Watched]:
     profile = ensure_profile(images)
     with asyncio.Runner() as runner:
         folder = Path(tempfile.mkdtemp(prefix="vinci-rootkit-", dir="/dev/shm"))

@@ -3,14 +3,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from installation import Installation
+from installation import Installation, installed
 
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$lThGyg9zkkhLgYitJlW4gQ$SKiSZz2PMmOxHFBixq9h9sAwNwRfj/xScn6GxTuKBuc"
 """Of `vinci-demo`."""
@@ -41,18 +37,10 @@ NEW = {"paper": "[read]", "glass": "[read, write]", "service": "ssh"}
 @pytest.fixture(scope="module")
 def office() -> Iterator[Installation]:
     """Two file servers, two communities, up."""
-    if os.geteuid() != 0:
-        pytest.fail("system tests need root: they make network namespaces and start VMs")
-    state = Path(tempfile.mkdtemp(prefix="vinci-c-", dir="/tmp"))
-    state.chmod(0o711)
-    installation = Installation(state, state / "office.yaml")
-    declare(installation, **OLD)
-    try:
-        installation.check("up", str(installation.file), seconds=600)
-        yield installation
-    finally:
-        if installation.vinci("down").status == 0:
-            shutil.rmtree(state, ignore_errors=True)
+    with installed() as made:
+        declare(made, **OLD)
+        made.up()
+        yield made
 
 
 def declare(office: Installation, **chosen: str) -> None:

@@ -12,7 +12,7 @@ import secrets
 import shlex
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -189,14 +189,8 @@ class Logins:
         if not self._store.close_session(session.id):
             return
         self.unfinished(session.vm, session.user)
-        for error in await self._grants.deliver_all():
-            self._audit.record(
-                Event.OPERATION_FAILED, Severity.ERROR, f"revoking {session.user}'s grant (tried again): {error}"
-            )
-        for error in await self.finish((session.vm,)):
-            self._audit.record(
-                Event.OPERATION_FAILED, Severity.ERROR, f"ending {session.user}'s processes (tried again): {error}"
-            )
+        self._not_yet(f"revoking {session.user}'s grant", await self._grants.deliver_all())
+        self._not_yet(f"ending {session.user}'s processes", await self.finish((session.vm,)))
         others = [s for s in self._store.sessions() if s.vm == session.vm]
         self._audit.record(
             Event.LOGOUT,
@@ -210,6 +204,10 @@ class Logins:
         vm = next((vm for vm in node_plan.vms if vm.name == session.vm), None)
         if vm is not None and vm.user is not None and not others:
             await self._release_vm(vm)
+
+    def _not_yet(self, what: str, errors: Iterable[object]) -> None:
+        for error in errors:
+            self._audit.record(Event.OPERATION_FAILED, Severity.ERROR, f"{what} (tried again): {error}")
 
     def unfinished(self, vm: str, user: str) -> None:
         """Note that a user's processes and mounts in a VM have to go unless the user has a session there."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,13 +16,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rig import Rig
 from service import Running, Service, start
 
-from vinci.images.build import ensure_images
+from vinci.images.build import Images
 
 
 @pytest.fixture(scope="package")
-def running() -> Iterator[Running]:
+def running(images: Images) -> Iterator[Running]:
     """The machines; gone afterwards, whatever happens."""
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
     with asyncio.Runner() as runner:
         rig = Rig(images, Path(tempfile.mkdtemp(prefix="vinci-fs-rig-")))
         try:

@@ -116,6 +116,10 @@ class Rig:
             while not holds():
                 await asyncio.sleep(0.02)
 
+    async def until_both(self, verdict: Verdict) -> None:
+        """Until this is the verdict on a and on b."""
+        await self.until(lambda: self.verdict("a") is self.verdict("b") is verdict)
+
     def verdict(self, name: str) -> Verdict | None:
         state = self.sweep.state(name)
         return state.verdict if state else None

@@ -22,7 +22,7 @@ pytestmark = needs_root
 def test_clean_vms_become_trusted_once_and_a_restart_is_no_finding() -> None:
     async def work() -> None:
         async with rig() as it:
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
             it.machine.started["a"] = 7
             await it.until(lambda: it.changes.count(("a", Verdict.TRUSTED)) == 2)
             assert not it.failures
@@ -55,7 +55,7 @@ def test_a_tampered_vm_is_compromised_and_stays_so_until_it_is_clean_and_release
 def test_what_rests_on_registers_counts_only_when_new_ones_show_it_again() -> None:
     async def work() -> None:
         async with rig("moved") as it:
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
             assert sorted(it.changes) == [("a", Verdict.TRUSTED), ("b", Verdict.TRUSTED)]
             assert not it.incidents
 
@@ -65,10 +65,10 @@ def test_what_rests_on_registers_counts_only_when_new_ones_show_it_again() -> No
 def test_a_vm_of_other_images_is_unchecked_until_it_was_replaced() -> None:
     async def work() -> None:
         async with rig() as it:
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
             it.ram[:4] = b"evil"  # what the kernel of other images looks like to this checker
             it.images = "newer"
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
+            await it.until_both(Verdict.UNCHECKED)
             state = it.sweep.state("a")
             assert state is not None
             assert "replaced" in state.reason

@@ -37,13 +37,13 @@ def test_a_checker_that_fails_at_one_vm_is_replaced_and_the_other_vm_is_still_wa
 def test_a_hanging_checker_does_not_keep_vms_trusted() -> None:
     async def work() -> None:
         async with rig() as it:
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
             it.sweep.settings = IMPATIENT
             os.kill(it.starts[0].pid, 19)
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
+            await it.until_both(Verdict.UNCHECKED)
             assert not it.failures
             os.kill(it.starts[0].pid, 18)
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
 
     asyncio.run(work())
 
@@ -51,16 +51,16 @@ def test_a_hanging_checker_does_not_keep_vms_trusted() -> None:
 def test_without_the_task_that_tells_of_it_a_vm_does_not_stay_trusted_either() -> None:
     async def work() -> None:
         async with rig() as it:
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
             it.sweep.settings = IMPATIENT
             os.kill(it.starts[0].pid, 19)
             for task in asyncio.all_tasks():
                 if "_watch_clock" in repr(task.get_coro()):
                     task.cancel()
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.UNCHECKED)
+            await it.until_both(Verdict.UNCHECKED)
             assert ("a", Verdict.UNCHECKED) not in it.changes  # nobody told, and yet
             os.kill(it.starts[0].pid, 18)
-            await it.until(lambda: it.verdict("a") is it.verdict("b") is Verdict.TRUSTED)
+            await it.until_both(Verdict.TRUSTED)
             os.kill(it.starts[0].pid, 19)
             await it.until(lambda: ("a", Verdict.UNCHECKED) in it.changes)  # it was started again
             os.kill(it.starts[0].pid, 18)
