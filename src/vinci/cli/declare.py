@@ -145,9 +145,12 @@ def plan(
     proof = prove(declaration)
     something = bool(changes or flows)
     if as_json:
-        print_json({"changes": changes, "flows": changes_json(flows), **proof_json(proof)})
+        in_force = current.version if current else None
+        print_json({"in_force": in_force, "changes": changes, "flows": changes_json(flows), **proof_json(proof)})
         raise typer.Exit(Status.DOES_NOT_HOLD if something else Status.DONE)
-    if current and current.declaration is None:
+    if current is None:
+        say("nothing is in force: all of this is new")
+    elif current.declaration is None:
         say(f"version {current.version} in force no longer validates: everything is shown as new")
     for change in flows:
         say(change_line(change), "red" if change.kind is ChangeKind.OPENS_DOWNWARD else None)

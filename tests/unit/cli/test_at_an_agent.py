@@ -34,9 +34,13 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
 
 def test_plan_against_what_is_in_force(agent: Running) -> None:
     text = HOSPITAL.read_text()
-    assert "+ doctors gains append on billing" in vinci("plan", HOSPITAL)[1], "nothing is in force"
+    new = vinci("plan", HOSPITAL)[1]
+    assert new.startswith("nothing is in force: all of this is new\n")
+    assert "+ doctors gains append on billing" in new
+    assert json.loads(vinci("plan", HOSPITAL, "--json")[1])["in_force"] is None
     agent.accept(text)
     assert vinci("plan", HOSPITAL) == (0, "nothing to change\n")
+    assert json.loads(vinci("plan", HOSPITAL, "--json")[1])["in_force"] == 1
     agent.accept(text.replace("{doctors: [append], administration: [read]}", "{administration: [read]}"))
     status, output = vinci("plan", HOSPITAL)
     assert status == Status.DOES_NOT_HOLD
@@ -95,7 +99,7 @@ def test_a_down_is_no_way_around_the_question(agent: Running, monkeypatch: pytes
     hospital = HOSPITAL.read_text()
     agent.accept(hospital)
     withdraw(agent)
-    assert "+ doctors gains append on billing" in vinci("plan", HOSPITAL)[1], "nothing is in force"
+    assert "nothing is in force: all of this is new\n" in vinci("plan", HOSPITAL)[1]
     status, output = up(agent, lowered(hospital), monkeypatch, tmp_path)
     assert status == Status.DOES_NOT_HOLD
     assert "contents of share billing are relabelled from restricted {patients, finance} to" in output
