@@ -84,8 +84,8 @@ def _snippets(named: str | None) -> list[Path]:
 def _read(path: Path) -> bytes:
     """The text of a snippet, bounded."""
     try:
-        file = path.resolve(strict=True)
-        for each in (file, *file.parents):
+        file, directory = path.resolve(strict=True), path.parent.resolve()  # a link: where it leads, where it lies
+        for each in dict.fromkeys((*file.parents, file, *directory.parents, directory)):
             _check_owner(each, each.stat())
         if not file.is_file():  # a FIFO would keep the reader waiting
             raise SettingsError(f"{path} is no file")

@@ -119,6 +119,17 @@ def test_what_belongs_to_another_is_refused_also_behind_a_link(directory: Path) 
         _read(directory)
 
 
+@root_only
+def test_a_link_that_another_put_there_is_refused_wherever_it_leads(directory: Path) -> None:
+    (directory / "conf.d").mkdir()
+    _snippet(directory, "elsewhere", "state = '/srv/vinci'")
+    (directory / "conf.d" / "a.toml").symlink_to(directory / "elsewhere")
+    assert _read(directory / "conf.d").state == Path("/srv/vinci")
+    os.chown(directory / "conf.d", 65534, 65534)
+    with pytest.raises(SettingsError, match=r"conf\.d belongs to UID 65534"):
+        _read(directory / "conf.d")
+
+
 def test_what_is_no_file_is_refused_and_not_waited_for(directory: Path) -> None:
     os.mkfifo(directory / "a.toml", 0o644)
     with pytest.raises(SettingsError, match=r"a\.toml is no file"):
