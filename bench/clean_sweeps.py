@@ -151,6 +151,8 @@ def main() -> int:
     """Look, write the log, and print what it says; the exit code."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 300.0
     log = Path(sys.argv[2]) if len(sys.argv) > 2 else Path(tempfile.gettempdir()) / "vinci-clean-sweeps.jsonl"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch()
     images = ensure_images(images_directory())
     profile, code = ensure_profile(images), checks_digest()
     with asyncio.Runner() as runner, ExitStack() as running, tempfile.TemporaryDirectory() as folder:

@@ -132,11 +132,24 @@ _Element = tuple[str, tuple[object, ...]]
 """Name of the set and the parts of the key; for the map of recorders, (group, tap)."""
 
 MESH_PAIRS = 100
-"""Up to so many ports of a bridge's mesh each pair is an element, which is cheapest for a frame; more are two sets."""
+"""Of the first so many ports of a bridge's mesh each pair is an element, which is cheapest for a frame.
+
+With more of them two sets hold all, of the mesh's size and not of its square. The pairs stay: a port that comes or goes
+changes its own elements, and those of one that takes its place among the first.
+"""
 
 
-def _mesh_is_small(bridge: Bridge) -> bool:
-    return sum(port.mesh for port in bridge.ports) <= MESH_PAIRS
+def _paired(bridge: Bridge) -> frozenset[str]:
+    """Taps of the ports of the mesh that make pairs: those with the lowest addresses."""
+    return frozenset(port.tap for port in sorted(_mesh(bridge), key=lambda port: port.address)[:MESH_PAIRS])
+
+
+def _mesh(bridge: Bridge) -> list[Port]:
+    return [port for port in bridge.ports if port.mesh]
+
+
+def _mesh_is_large(bridge: Bridge) -> bool:
+    return len(_mesh(bridge)) > MESH_PAIRS
 
 
 class _Around:
@@ -147,14 +160,15 @@ class _Around:
         self.quarantined = quarantined
         self.ports = {port.tap: port for port in bridge.ports}
         self._peers = {port.tap: frozenset(port.peers) for port in bridge.ports}
-        self.mesh_is_small = _mesh_is_small(bridge)
-        self._small_mesh = [port for port in bridge.ports if port.mesh and self.mesh_is_small]
+        self._mesh_is_large = _mesh_is_large(bridge)
+        self._paired = _paired(bridge)
+        self._paired_in_order = [port.tap for port in bridge.ports if port.tap in self._paired]
 
     def peers(self, port: Port) -> Iterator[Port]:
-        """Ports with which a port makes pairs: both name each other, or both are of a small mesh."""
+        """Ports with which a port makes pairs: both name each other, or both are among the first of the mesh."""
         candidates = dict.fromkeys(port.peers)
-        if port.mesh:
-            candidates.update(dict.fromkeys(other.tap for other in self._small_mesh))
+        if port.tap in self._paired:
+            candidates.update(dict.fromkeys(self._paired_in_order))
         for tap in candidates:
             if self.are_peers(port.tap, tap):
                 yield self.ports[tap]
@@ -163,7 +177,7 @@ class _Around:
         """True if two ports make a pair."""
         if tap == other or other not in self.ports:
             return False
-        if self.mesh_is_small and self.ports[tap].mesh and self.ports[other].mesh:
+        if tap in self._paired and other in self._paired:
             return True
         return other in self._peers[tap] and tap in self._peers[other]
 
@@ -173,15 +187,19 @@ class _Around:
         if port.tap in self.quarantined:
             yield "quarantined", (port_group(port),)
             return
-        if port.mesh and not self.mesh_is_small:
-            group, address = port_group(port), str(port.address)
-            yield "mesh_sources", (group, port.mac, address)
-            yield "mesh_targets", (group, address)
+        yield from self.of_large_mesh(port)
         if port.mesh:
             for number in self.bridge.ethertypes:
                 yield "ethertypes", (port_group(port), number)
         for other in self.peers(port):
             yield from self.pair(port, other, both_ways=both_ways)
+
+    def of_large_mesh(self, port: Port) -> Iterator[_Element]:
+        """What a port of a large mesh adds to the two sets of all of it."""
+        if port.mesh and self._mesh_is_large and port.tap not in self.quarantined:
+            group, address = port_group(port), str(port.address)
+            yield "mesh_sources", (group, port.mac, address)
+            yield "mesh_targets", (group, address)
 
     def pair(self, port: Port, other: Port, *, both_ways: bool) -> Iterator[_Element]:
         """What two peers may send each other."""
@@ -204,7 +222,7 @@ class _Touched:
     ports: frozenset[str]
     peers: dict[str, frozenset[str]]
     meshes: frozenset[str]
-    """Bridges whose mesh grows or shrinks across the limit of pairs."""
+    """Bridges whose mesh becomes large, or is large no more."""
 
 
 def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: frozenset[str]) -> _Touched:
@@ -219,8 +237,11 @@ def _touched(before: Sequence[Bridge], after: Sequence[Bridge], requarantined: f
             ports.add(tap)
         elif port.peers != new_port.peers:
             peers[tap] = frozenset(port.peers) ^ frozenset(new_port.peers)
-    was_small = {bridge.name: _mesh_is_small(bridge) for bridge in before}
-    meshes = {bridge.name for bridge in after if was_small.get(bridge.name) not in (None, _mesh_is_small(bridge))}
+    known = {bridge.name: bridge for bridge in before}
+    same = [(known[bridge.name], bridge) for bridge in after if bridge.name in known]
+    meshes = {new_bridge.name for bridge, new_bridge in same if _mesh_is_large(bridge) != _mesh_is_large(new_bridge)}
+    for bridge, new_bridge in same:
+        ports |= _paired(bridge) ^ _paired(new_bridge)
     return _Touched(frozenset(ports), peers, frozenset(meshes))
 
 
@@ -233,9 +254,12 @@ def _touched_elements(bridges: Sequence[Bridge], touched: _Touched, quarantined:
     for bridge in bridges:
         around = _Around(bridge, quarantined)
         for port in bridge.ports:
-            if port.tap in touched.ports or (port.mesh and bridge.name in touched.meshes):
+            if port.tap in touched.ports:
                 yield from around.elements(port, both_ways=True)
-            elif port.tap in touched.peers and port.tap not in quarantined:
+                continue
+            if bridge.name in touched.meshes:
+                yield from around.of_large_mesh(port)
+            if port.tap in touched.peers and port.tap not in quarantined:
                 for name in sorted(touched.peers[port.tap] & around.ports.keys()):
                     if around.are_peers(port.tap, name):
                         yield from around.pair(port, around.ports[name], both_ways=True)

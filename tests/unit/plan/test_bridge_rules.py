@@ -34,7 +34,7 @@ REASONS = {mark: reason.value for reason, mark in REASON_MARKS.items()}
 
 @pytest.fixture(autouse=True, scope="module")
 def small_limit() -> Iterator[None]:
-    """Three ports of a mesh are too many for pairs here, so that both forms are met."""
+    """The third port of a mesh makes it large here, so that both forms are met."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bridge_rules, "MESH_PAIRS", 2)
         yield
@@ -314,8 +314,18 @@ def test_a_router_in_the_mesh_is_refused() -> None:
         bridge_ruleset([Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), (port,))])
 
 
-def test_a_large_mesh_grows_by_what_one_port_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [99, 100, 101, 119])
+@pytest.mark.parametrize("which", [0, 50, -1])
+def test_a_mesh_grows_and_shrinks_by_what_one_port_adds(monkeypatch: pytest.MonkeyPatch, size: int, which: int) -> None:
+    """Also where it becomes large, and where another port takes the place of one among the first."""
     monkeypatch.setattr(bridge_rules, "MESH_PAIRS", 100)
-    ports = tuple(make_port(1, host, frozenset(), mesh=True) for host in range(1, 120))
+    ports = tuple(make_port(1, host, frozenset(), mesh=True) for host in range(1, size + 1))
     bridge = Bridge("b1", "n1", IPv4Network("10.0.1.0/24"), ports)
-    assert len(json.dumps(port_added(bridge, ports[-1]))) < 3000
+    port = ports[which]
+    without = replace(bridge, ports=tuple(each for each in ports if each is not port))
+    for change in (port_added(bridge, port), port_removed(bridge, port)):
+        objects = [content for command in change["nftables"] for content in command.values()]
+        changed = sum(len(content["element"]["elem"]) for content in objects if "element" in content)
+        assert changed < 20 * bridge_rules.MESH_PAIRS  # of the square there would be 20,000
+    rules = Firewall(bridge_ruleset([without]), port_added(bridge, port))
+    assert rules.state() == Firewall(bridge_ruleset([bridge])).state()
