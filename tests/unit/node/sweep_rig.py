@@ -112,7 +112,8 @@ class Rig:
     images: str = IMAGES
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        # On a busy machine looks take too long as well, and each failure doubles the wait for the next checker.
+        async with asyncio.timeout(60):
             while not holds():
                 await asyncio.sleep(0.02)
 
