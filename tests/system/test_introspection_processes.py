@@ -242,6 +242,34 @@ def test_an_attack_from_inside_is_named_and_gone_when_taken_back(app: Seen, trus
     assert not left, lines(left)
 
 
+LISTENS = "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons({bound}))"
+GOOSE, ALL = 0x88B8, 0x0003
+
+
+@pytest.mark.parametrize(
+    ("listens", "declared", "severity"),
+    [
+        (LISTENS.format(bound=GOOSE), {GOOSE}, Severity.NOTE),
+        (LISTENS.format(bound=GOOSE) + "; s.bind(('eth0', 0))", {GOOSE}, Severity.NOTE),
+        (LISTENS.format(bound=GOOSE), {0x88BA}, Severity.TAMPERED),
+        (LISTENS.format(bound=GOOSE), set(), Severity.TAMPERED),
+        (LISTENS.format(bound=ALL), {GOOSE, ALL}, Severity.TAMPERED),
+    ],
+)
+def test_a_packet_socket_for_a_declared_ethertype_is_a_note(
+    app: Seen, listens: str, declared: set[int], severity: Severity
+) -> None:
+    app.sh(python(listens))
+    try:
+        app.guest.begin()
+        found = check_network(app.guest, declared).findings
+    finally:
+        app.sh(STOP)
+    grave = any(finding.severity is Severity.TAMPERED for finding in found)
+    assert grave is (severity is Severity.TAMPERED), lines(list(found))
+    assert any("held open" in finding.what for finding in found)
+
+
 MAPPED_ANEW = """
 import mmap
 open('/run/ready', 'w')

@@ -102,6 +102,7 @@ class Checker:
         if vm.subject.selinux is None or request.policies != vm.subject.policies:
             vm.subject.policies = request.policies
             vm.subject.selinux = self._watch(request)
+        vm.subject.ethertypes = frozenset(request.ethertypes)
         return look(vm.subject, request.registers)
 
     def _watch(self, request: Request) -> SelinuxWatch | None:

@@ -52,6 +52,8 @@ class Subject:
     """Of a VM that was given a policy."""
     known: bool = False
     """Whether a whole look at it was made."""
+    ethertypes: frozenset[int] = frozenset()
+    """Those that its programs may exchange by packet sockets."""
     policies: tuple[str, ...] = ()
     """What `selinux` compares with, as the request had them."""
 
@@ -79,7 +81,7 @@ CHECKS: tuple[tuple[Check, CheckFunction], ...] = (
     (Check.HOOKS, lambda subject: check_hooks(subject.guest, subject.hooks)),
     (Check.PROCESSES, lambda subject: check_processes(subject.guest, subject.certified, subject.programs)),
     (Check.USER_PAGES, lambda subject: _check_user_pages(subject)),
-    (Check.NETWORK, lambda subject: check_network(subject.guest)),
+    (Check.NETWORK, lambda subject: check_network(subject.guest, subject.ethertypes)),
     (Check.SELINUX, lambda subject: _check_selinux(subject)),
 )
 """All checks of a look, in order: each rests on those before it."""

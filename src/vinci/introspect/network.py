@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 
 import numpy as np
 
@@ -31,25 +32,32 @@ _OPERATIONS = {
     "rtnl_link_ops": "rtnl_link_ops",
 }
 """A card's pointers to tables of functions, and the struct that each leads to."""
+_PACKET_RECEIVERS = ("packet_rcv", "tpacket_rcv")
+"""Where the kernel hands packets to a packet socket."""
 _PROGRAM_TABLES = {"prog_idr": "program", "link_idr": "link", "map_idr": "map"}
 
 
-def check_network(guest: Guest) -> CheckResult:
-    """Find sniffers: in sockets, in the kernel's lists of packet handlers, on the cards, as BPF programs."""
-    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, Code.of(guest)))
+def check_network(guest: Guest, ethertypes: Container[int] = ()) -> CheckResult:
+    """Find sniffers: in sockets, in the kernel's lists of packet handlers, on the cards, as BPF programs.
+
+    Args:
+        ethertypes: those that are declared for the VM. A packet socket that gets the packets of one of them, and no
+            others, is a note: programs exchange them by such sockets.
+    """
+    return check_by_samples(Check.NETWORK, guest, lambda: _sample(guest, Code.of(guest), ethertypes))
 
 
-def _sample(guest: Guest, code: Code) -> Sample:
+def _sample(guest: Guest, code: Code, ethertypes: Container[int]) -> Sample:
     sample = Sample()
-    _packet_sockets(guest, sample)
-    handlers = _Handlers(guest, code, sample)
+    declared = _packet_sockets(guest, sample, ethertypes)
+    handlers = _Handlers(guest, code, sample, declared)
     handlers.look(guest.symbol("ptype_all"), "all packets")
     for number in range(_HASH_LISTS):
-        handlers.look(guest.symbol("ptype_base") + 16 * number, "packets of one protocol")
+        handlers.look(guest.symbol("ptype_base") + 16 * number, "packets of one protocol", by_type=True)
     handlers.look(guest.symbol("offload_base"), "packets before all others", "packet_offload")
     _devices(guest, code, sample, handlers)
     _programs(guest, sample)
-    _open_sockets(guest, sample)
+    _open_sockets(guest, sample, declared)
     return sample
 
 
@@ -58,35 +66,53 @@ def _net(guest: Guest, path: str) -> int:
     return guest.symbol("init_net") + guest.layout.offset("net", path)
 
 
-def _packet_sockets(guest: Guest, sample: Sample) -> None:
+def _packet_sockets(guest: Guest, sample: Sample, ethertypes: Container[int]) -> set[int]:
+    """Look at all packet sockets; those (`struct sock`) that are bound to a declared ethertype."""
     node = guest.layout.offset("sock", "__sk_common.skc_node")
     interface = guest.layout.offset("packet_sock", "ifindex")
+    type_at = guest.layout.offset("packet_sock", "prot_hook") + guest.layout.offset("packet_type", "type")
+    declared: set[int] = set()
     for entry in chain(guest, guest.u64(_net(guest, "packet.sklist.first")), 0, _LIMIT):
         socket = entry - node
         sample.examined += 1
         where = f"interface {guest.u32(socket + interface)}"
-        sample.add("packet socket", Check.NETWORK, "a packet socket: a program reads all packets", where)
+        number = int.from_bytes(guest.read(socket + type_at, 2), "big")
+        if number in ethertypes:
+            declared.add(socket)
+            what = f"a packet socket for the declared ethertype {number:#06x}"
+            sample.add(("packet socket", number), Check.NETWORK, what, where, Severity.NOTE)
+        else:
+            sample.add("packet socket", Check.NETWORK, "a packet socket: a program reads all packets", where)
     spaces = list(list_entries(guest, guest.symbol("net_namespace_list"), _LIMIT))
     sample.examined += len(spaces)
     if len(spaces) > 1:
         what = f"{len(spaces) - 1} network namespaces besides the VM's own, which are not looked into"
         sample.add("namespaces", Check.NETWORK, what, "net_namespace_list")
+    return declared
 
 
 class _Handlers:
-    """Follows lists of packet handlers (`struct packet_type`)."""
+    """Follows lists of packet handlers (`struct packet_type`); those of `declared` packet sockets are expected."""
 
-    def __init__(self, guest: Guest, code: Code, sample: Sample) -> None:
+    def __init__(self, guest: Guest, code: Code, sample: Sample, declared: set[int]) -> None:
         self.guest, self.code, self.sample = guest, code, sample
+        hook = guest.layout.offset("packet_sock", "prot_hook")
+        self._expected = {socket + hook for socket in declared}
+        self._receivers = {guest.symbol(name) for name in _PACKET_RECEIVERS}
 
-    def look(self, head: int, of: str, kind: str = "packet_type") -> None:
-        """Check each handler on a list: certified data that names a certified function. Raises Unreadable, Broken."""
+    def look(self, head: int, of: str, kind: str = "packet_type", *, by_type: bool = False) -> None:
+        """Check each handler on a list: certified data that names a certified function. Raises Unreadable, Broken.
+
+        `by_type`: of this list the kernel gives a handler packets of its own type only (`deliver_ptype_list_skb`).
+        """
         link = self.guest.layout.offset(kind, "list")
         function_at = self.guest.layout.offset(kind, "func" if kind == "packet_type" else "callbacks.gro_receive")
         for entry in list_entries(self.guest, head, _LIMIT):
             handler = entry - link
             function = self.guest.u64(handler + function_at)
             self.sample.examined += 1
+            if by_type and handler in self._expected and function in self._receivers:
+                continue
             if not self.code.is_data(handler) or not self.code.is_function(function):
                 what = f"{of} go to {self.code.describe(function)}, which is no handler of the image"
                 where = f"handler at {self.code.describe(handler)}"
@@ -123,7 +149,7 @@ def _devices(guest: Guest, code: Code, sample: Sample, handlers: _Handlers) -> N
                 what = "a filter is attached to a network card (tc)"
                 sample.add(("tc", device, queue), Check.NETWORK, what, name)
         handlers.look(device + layout.offset("net_device", "ptype_all"), f"all packets of {name}")
-        handlers.look(device + layout.offset("net_device", "ptype_specific"), f"packets of {name}")
+        handlers.look(device + layout.offset("net_device", "ptype_specific"), f"packets of {name}", by_type=True)
         _operations(guest, code, sample, device, name)
 
 
@@ -159,10 +185,10 @@ def _programs(guest: Guest, sample: Sample) -> None:
             sample.add(("bpf", kind), Check.NETWORK, f"a BPF {kind}", where)
 
 
-def _open_sockets(guest: Guest, sample: Sample) -> None:
+def _open_sockets(guest: Guest, sample: Sample, declared: set[int]) -> None:
     """Packet and raw sockets among the processes' open files: this names who has them."""
     reader = TaskReader(guest)
-    socket = struct_reader(guest.layout, "socket", "type", "ops")
+    socket = struct_reader(guest.layout, "socket", "type", "ops", "sk")
     packet, legacy, raw = (guest.symbol(name) for name in ("packet_ops", "packet_ops_spkt", "inet_sockraw_ops"))
 
     def broken(task: int, files: int, problem: Implausible) -> None:
@@ -172,11 +198,14 @@ def _open_sockets(guest: Guest, sample: Sample) -> None:
     for one in open_sockets(guest, broken):
         sample.examined += 1
         try:
-            type_, ops = socket.words(guest, one.socket)
+            type_, ops, inner = socket.words(guest, one.socket)
             where = f"{reader.read(one.task).where} file {one.number}"
         except Implausible:
             continue  # the process ends just now; the processes' check says when it cannot be read for long
-        if ops in (packet, legacy) or type_ & 0xFFFF == _SOCK_PACKET:
+        if ops == packet and inner in declared:
+            what = "a packet socket for a declared ethertype, held open"
+            sample.add(("socket", one.file), Check.NETWORK, what, where, Severity.NOTE)
+        elif ops in (packet, legacy) or type_ & 0xFFFF == _SOCK_PACKET:
             sample.add(("socket", one.file), Check.NETWORK, "a packet socket, held open", where)
         elif type_ & 0xFFFF == _SOCK_RAW and ops == raw:
             what = "a raw socket: it reads what comes for this VM"

@@ -55,6 +55,8 @@ class Request:
     """QEMU's answer to `info mtree -f`; there when the RAM file comes along."""
     policies: tuple[str, ...] = ()
     """The SELinux policies that may be in force in it (`packed`); none when it has none, or none is known."""
+    ethertypes: tuple[int, ...] = ()
+    """Those that are declared for it: its programs may have packet sockets for them."""
 
     def encode(self) -> bytes:
         """As one line."""
@@ -64,7 +66,7 @@ class Request:
     def decode(cls, line: bytes) -> Request:
         """From the agent, which is trusted. Raises ValueError, TypeError."""
         values = json.loads(line)
-        return cls(**{**values, "running": tuple(values["running"]), "policies": tuple(values["policies"])})
+        return cls(**{**values, **{name: tuple(values[name]) for name in ("running", "policies", "ethertypes")}})
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,8 @@ _ETHERTYPES = """\
 sampled values, `0x8892` is PROFINET. The community's APP-VMs may send each other frames of these, to one of them or to
 a group, each from its own MAC and without a VLAN tag. No FS-VM's and no FW-VM's port passes one, so none leaves the
 community. Without `peers: all` there is nobody to send them to. Programs exchange them by packet sockets: only root may
-open one in an APP-VM, and introspection finds it and takes it for listening (`response`). Not to be declared is what
+open one in an APP-VM; introspection notes one that is bound to a declared ethertype, and takes any other for listening.
+Not to be declared is what
 
 {refused}
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vinci.images.build import Images, find_images
-from vinci.model.infrastructure import Infrastructure
+from vinci.model.infrastructure import Infrastructure, Peers
 from vinci.model.load import parse
 from vinci.model.problems import DeclarationError
 from vinci.model.source import Source
@@ -126,6 +126,7 @@ class Agent:
             self.guests.given.of,
             self._responder.respond,
             self._lift,
+            self._ethertypes,
         )
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -358,6 +359,13 @@ class Agent:
 
     def _declared_vms(self) -> dict[str, Vm]:
         return {vm.name: vm for vm in self.in_force.node_plan.vms} if self.in_force is not None else {}
+
+    def _ethertypes(self, vm: Vm) -> tuple[int, ...]:
+        """Those that a VM may exchange with others of its community."""
+        if self.in_force is None or vm.kind is not VmKind.APP or vm.community is None:
+            return ()
+        community = self.in_force.infrastructure.communities.get(vm.community)
+        return community.ethertypes if community and community.app_vms.peers is Peers.ALL else ()
 
     def _sessions_with_rights(self) -> list[Session]:
         """Sessions whose users the file servers may know: none in a VM that is in quarantine."""

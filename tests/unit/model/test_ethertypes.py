@@ -79,12 +79,6 @@ def test_ethertypes_that_nobody_could_send_to_anybody_are_told() -> None:
     assert "may not reach each other" in warning.wrong
 
 
-def test_a_response_that_ends_the_vm_which_uses_them_is_told() -> None:
-    assert with_ethertypes("[0x88b8]").warnings == ()
-    (warning,) = parse(UTILITY.replace(SCADA, f"    ethertypes: [0x88b8]\n{SCADA}").encode()).warnings
-    assert "introspection answers by quarantine" in warning.wrong
-
-
 def test_a_mistake_hides_no_other() -> None:
     text = UTILITY.replace(SCADA, "    ethertypes: [0x0800]\n" + SCADA).replace("label: records", "label: record")
     with pytest.raises(DeclarationError) as caught:

@@ -55,6 +55,7 @@ class Rig:
             lambda name: None,
             respond,
             lift,
+            lambda vm: (),
         )
 
     def finds(self, *what: str, error: str | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from vinci.model.checks.facts import Facts, Finding, error, warning
 from vinci.model.ethertypes import HIGHEST, LOWEST, REFUSED, Refusal, ethertype_text
-from vinci.model.infrastructure import Peers, Response
+from vinci.model.infrastructure import Peers
 from vinci.model.problems import ModelPath
 
 _RANGE = f"ethertypes are {ethertype_text(LOWEST)} to {ethertype_text(HIGHEST)}"
@@ -26,9 +26,6 @@ def check_ethertypes(facts: Facts) -> Iterator[Finding]:
         if community.ethertypes and community.app_vms.peers is not Peers.ALL:
             what = f"the APP-VMs of {name} may not reach each other: no frame of these ethertypes passes"
             yield warning(path, what, "add `app_vms: {peers: all}`, or remove `ethertypes`")
-        elif community.ethertypes and community.response is not Response.ALERT:
-            what = f"programs exchange these by packet sockets, which introspection answers by {community.response}"
-            yield warning(path, what, "write `response: alert`, or keep to IPv4")
 
 
 def _one(number: int, path: ModelPath) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ class IntrospectionService:
         given: Callable[[str], Start | None],
         respond: Callable[[Vm, Response], Awaitable[None]],
         lift: Callable[[str], Awaitable[None]],
+        ethertypes: Callable[[Vm], tuple[int, ...]],
     ) -> None:
         """
         Args:
@@ -55,6 +56,7 @@ class IntrospectionService:
             given: what a VM was started with and given since.
             respond: carries a response out; what fails is recorded and tried again by the reconcile loop.
             lift: ends the consequences for a VM whose incident was closed.
+            ethertypes: those that are declared for a VM.
         """
         self._empty = paths.root / "empty"
         self._empty.mkdir(mode=0o555, exist_ok=True)
@@ -68,7 +70,14 @@ class IntrospectionService:
         self._responses: dict[str, asyncio.Task[None]] = {}
         events = Events(self._changed, self._found, self._checker_failed)
         self._sweep = Sweep(
-            host, self._start_checker, vms, given, lambda: self._images.digest, lambda: incidents.vms, events
+            host,
+            self._start_checker,
+            vms,
+            given,
+            lambda: self._images.digest,
+            lambda: incidents.vms,
+            events,
+            ethertypes,
         )
 
     async def run(self) -> None:

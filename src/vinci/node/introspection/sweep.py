@@ -81,6 +81,7 @@ class Sweep:
         images: Callable[[], str],
         incidents: Callable[[], frozenset[str]],
         events: Events,
+        ethertypes: Callable[[Vm], tuple[int, ...]] = lambda _: (),
     ) -> None:
         """
         Args:
@@ -91,6 +92,7 @@ class Sweep:
             images: the digest of the images that VMs are started from now.
             incidents: the VMs that were found compromised and not released since.
             events: whom to tell.
+            ethertypes: those that are declared for a VM.
         """
         self._machine = machine
         self._start_checker = start_checker
@@ -99,6 +101,7 @@ class Sweep:
         self._images = images
         self._incidents = incidents
         self._events = events
+        self._ethertypes = ethertypes
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(MONITOR_THREADS, thread_name_prefix="monitor")
         self._asked: dict[str, asyncio.Future[str]] = {}
@@ -294,7 +297,9 @@ class Sweep:
         running = tuple(state.instance for state in self._states.values())
         given = self._given(vm.name)
         policies = tuple(packed(policy) for policy in given.policies) if given is not None else ()
-        request = Request(vm.name, str(instance), vm.kind.value, registers, running, policies=policies)
+        request = Request(
+            vm.name, str(instance), vm.kind.value, registers, running, None, policies, self._ethertypes(vm)
+        )
         ram = None
         try:
             if request.instance not in checker.knows:
