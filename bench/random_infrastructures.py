@@ -184,8 +184,8 @@ def _write(state: Path, runs: dict[str, Tally]) -> None:
     temporary.replace(state)
 
 
-def run(seed: int, count: int, state: Path) -> Tally:
-    """Check numbers of a seed until `count` of them are done."""
+def run(seed: int, count: int, state: Path, processes: int) -> Tally:
+    """Check numbers of a seed until `count` of them are done, so many at a time."""
     multiprocessing.set_start_method("fork")  # children check what was loaded, whatever becomes of the files
     runs = _read(state)
     tally = runs.setdefault(_key(_version(), seed), Tally())
@@ -193,7 +193,7 @@ def run(seed: int, count: int, state: Path) -> Tally:
     jobs = ((seed, first, min(first + CHUNK, count)) for first in firsts)
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[found]} disagreements"))
     with (
-        multiprocessing.Pool(1, maxtasksperchild=1) as pool,
+        multiprocessing.Pool(processes, maxtasksperchild=1) as pool,
         Progress(*columns, TimeRemainingColumn(), refresh_per_second=1) as progress,
     ):
         bar = progress.add_task("", total=count, completed=tally.done, found=len(tally.disagreements))
@@ -236,6 +236,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--count", type=int, default=1000, help="how many of the seed in all")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="how many at a time")
     parser.add_argument("--only", metavar="SEED:NUMBER", help="one of them, with its text")
     parser.add_argument("--mutants", action="store_true", help="break the compilers on purpose: is it found?")
     parser.add_argument("--report", action="store_true", help="only tell what was done")
@@ -248,7 +249,7 @@ def main() -> int:
 
         return score(asked.seed, asked.count)
     if not asked.report:
-        run(asked.seed, asked.count, asked.state)
+        run(asked.seed, asked.count, asked.state, asked.processes)
     report(asked.state)
     return 1 if any(tally.disagreements for tally in _read(asked.state).values()) else 0
 
