@@ -54,7 +54,7 @@ async def measure(rig: Rig, kind: str, boots: int) -> None:
         print(f"{kind}: `{name}` over SSH {statistics.median(took) * 1000:.0f} ms")
     reconnects = []
     for _ in range(5):
-        machine.channel.close()
+        machine.channel.drop()
         await asyncio.sleep(1)
         began = time.monotonic()
         await machine.channel.open()
@@ -62,7 +62,7 @@ async def measure(rig: Rig, kind: str, boots: int) -> None:
     print(f"{kind}: reconnect {statistics.median(reconnects) * 1000:.0f} ms")
     for name in ("connected", "away"):
         if name == "away":
-            machine.channel.close()
+            machine.channel.drop()
         await asyncio.sleep(3)
         before = processor_seconds(machine)
         await asyncio.sleep(IDLE_SECONDS)

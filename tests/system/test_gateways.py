@@ -41,8 +41,7 @@ def wait_for_gateway(installation: Installation, firewall: str = FIREWALL, numbe
 
 def test_verify_measures_what_is_declared(utility: Installation) -> None:
     done = utility.vinci("verify", seconds=600)
-    assert done.status == 0, done
-    assert "0 mismatches" in done.out or "matches" in done.out
+    assert done.status == 0, done.out + done.err
 
 
 def test_declared_reads_pass(plant: Plant) -> None:

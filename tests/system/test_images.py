@@ -254,7 +254,7 @@ async def _connect(bench: Bench, name: str, **options: Any) -> asyncssh.SSHClien
 
 
 def test_only_the_key_opens_the_channel(bench: Bench, app: Machine) -> None:
-    app.channel.close()
+    app.channel.drop()
 
     async def attempt() -> None:
         for options in (
@@ -276,7 +276,7 @@ def test_only_the_key_opens_the_channel(bench: Bench, app: Machine) -> None:
 
 def test_the_channel_heals_from_cut_connections(bench: Bench, app: Machine) -> None:
     """An agent that is killed at any moment, in the handshake or in the middle of output, finds a working channel."""
-    app.channel.close()
+    app.channel.drop()
 
     async def cut(moment: int) -> None:
         raw = socket.socket(socket.AF_UNIX)
@@ -295,17 +295,17 @@ def test_the_channel_heals_from_cut_connections(bench: Bench, app: Machine) -> N
     for moment in range(0, 15, 2):
         bench.run(cut(moment))
         assert bench.sh(app, f"echo {moment}") == str(moment)
-        app.channel.close()
+        app.channel.drop()
     for _ in range(5):
         with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
             bench.run(session())
         assert bench.sh(app, "echo works") == "works"
-        app.channel.close()
+        app.channel.drop()
 
 
 def test_what_a_dead_connection_ran_is_hung_up(bench: Bench, app: Machine) -> None:
     """At once, not at the next connection: seen on the console. What asked to go on (nohup) goes on."""
-    app.channel.close()
+    app.channel.drop()
     # its standard error is gone too by then, and dash has something to say of its sleep's end: SIGPIPE
     tell = "exec 2>/dev/null; trap 'echo \\<1\\>was hung up >/dev/kmsg; exit' HUP; while :; do sleep 0.1; done"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -287,8 +288,19 @@ async def _down(node: str | None, how: Telling, as_json: bool) -> int:
         print_json({"node": paths.node, "changes": result.get("changes", []), "failed": result.get("failed", [])})
     if result.get("failed"):
         raise Failure("not everything is down:\n" + "\n".join(result["failed"]), Status.FAILED)
-    while paths.api_socket.exists():
-        await asyncio.sleep(0.05)
+    await _agent_ended(paths)
     if not as_json:
         console.print("everything is down")
     return Status.DONE
+
+
+async def _agent_ended(paths: NodePaths) -> None:
+    """Wait until the agent has taken the network away, too, which it does last: then it lets go of its lock."""
+    with paths.lock.open() as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(0.05)
+            else:
+                return

@@ -178,16 +178,20 @@ class Channel:
         except (OSError, asyncssh.Error, TimeoutError) as error:
             raise ChannelError(f"VM {self.vm}: {printable(str(error))[:200]}") from error
 
+    def drop(self) -> None:
+        """Drop the connection; sessions in the guest end with it. The next use opens another one."""
+        if self._root is not None:
+            self._root.abort()
+            self._root = None
+
     def close(self) -> None:
-        """Drop the connection for good; sessions in the guest end with it.
+        """Drop the connection for good.
 
         Who waits for this channel to open waits no longer: the VM's next start has the same socket, which takes one
         connection, and that is the next channel's.
         """
         self._closed = True
-        if self._root is not None:
-            self._root.abort()
-            self._root = None
+        self.drop()
 
 
 async def _run(connection: asyncssh.SSHClientConnection, command: str, stdin: bytes) -> Result:

@@ -139,7 +139,7 @@ class Rootkit:
         await self._start(f"python3 {_FOLDER}/malware.py kexec", ready=True)
         with suppress(ChannelError):  # the old kernel goes without a word
             await self.machine.sh("sleep 60")
-        self.machine.channel.close()
+        self.machine.channel.drop()
         await self.machine.channel.open(BOOT_SECONDS)
         self.loaded = False
 
