@@ -186,6 +186,10 @@ class VmHost:
         """The QEMU process in which a VM runs now; None when it does not run. Asks the machine, not libvirt."""
         return instance_of(self._pid_files / f"{name}.pid")
 
+    def processor_seconds(self, instance: Instance) -> dict[int, float]:
+        """How long each processor of a VM's life has run; empty when the machine does not tell."""
+        return instance.processor_seconds()
+
     def _call(self, name: str, method: str) -> None:
         try:
             getattr(self._connection.lookupByName(name), method)()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 _MIB = 1024 * 1024
 _STARTTIME = 19
 """Place of `starttime` among the words after the command's name in /proc/PID/stat (proc(5), field 22)."""
+_PROCESSOR = re.compile(r"CPU (\d+)/(?:KVM|TCG)")
+"""How QEMU names the thread of a processor (`-name debug-threads=on`, as libvirt starts it)."""
 _MAX_QEMU_NAME = "qemu-system-x86"
 """The kernel keeps 15 characters of a process's name."""
 
@@ -31,6 +34,18 @@ class Instance:
         """Seconds since it was started."""
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         return uptime - self.started / os.sysconf("SC_CLK_TCK")
+
+    def processor_seconds(self) -> dict[int, float]:
+        """How long each of the VM's processors has run, by its number; empty when QEMU does not tell."""
+        found = {}
+        for task in Path(f"/proc/{self.pid}/task").glob("*"):
+            try:
+                name = _PROCESSOR.fullmatch((task / "comm").read_text().strip())
+                if name is not None:
+                    found[int(name[1])] = int((task / "schedstat").read_text().split()[0]) / 1e9
+            except (OSError, ValueError, IndexError):
+                continue
+        return found
 
 
 def instance_of(pid_file: Path) -> Instance | None:

@@ -131,7 +131,8 @@ class Rig:
         root = self.images.app_root if kind == "APP" else self.images.service_root
         cmdline = f"{BASE_CMDLINE} mitigations=off {SELINUX_CMDLINE[VmKind[kind]] if selinux else 'selinux=0'}"
         command = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "q35", "-cpu", "max"]
-        command += ["-accel", "tcg,tb-size=64", "-m", str(memory_mib), "-smp", "1", "-name", name]
+        command += ["-accel", "tcg,tb-size=64", "-m", str(memory_mib), "-smp", "1"]
+        command += ["-name", f"{name},debug-threads=on"]
         command += ["-kernel", str(self.images.kernel), "-initrd", str(self.images.initramfs), "-append", cmdline]
         command += ["-drive", f"if=none,id=root,readonly=on,format=raw,file={root}"]
         command += ["-device", "virtio-blk-pci,drive=root,serial=root"]

@@ -13,6 +13,7 @@ import pytest
 from sweep_rig import IMAGES, STARTED, needs_root, rig
 
 from vinci.introspect.findings import Verdict
+from vinci.node.introspection import sweep
 from vinci.node.introspection.given import Start
 from vinci.plan.types import VmKind
 
@@ -58,6 +59,33 @@ def test_what_rests_on_registers_counts_only_when_new_ones_show_it_again() -> No
             await it.until_both(Verdict.TRUSTED)
             assert sorted(it.changes) == [("a", Verdict.TRUSTED), ("b", Verdict.TRUSTED)]
             assert not it.incidents
+
+    asyncio.run(work())
+
+
+def test_what_a_kernel_was_in_the_middle_of_is_no_finding() -> None:
+    """All samples of a look may have seen the same moment: it counts when the VM has run and a further look agrees."""
+
+    async def work() -> None:
+        async with rig("busy") as it:
+            await it.until_both(Verdict.TRUSTED)
+            assert not it.incidents
+
+    asyncio.run(work())
+
+
+def test_what_is_found_in_a_vm_that_does_not_run_counts_when_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "STILL_SECONDS", 0.2)
+
+    async def work() -> None:
+        async with rig() as it:
+            it.ram[:4] = b"evil"
+            it.machine.stands_still = True
+            await it.until(lambda: bool((state := it.sweep.state("a")) and "did not run" in state.reason))
+            assert it.verdict("a") is Verdict.UNCHECKED
+            assert not it.incidents
+            it.machine.stands_still = False
+            await it.until(lambda: it.verdict("a") is Verdict.COMPROMISED)
 
     asyncio.run(work())
 

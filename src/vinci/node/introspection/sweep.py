@@ -19,6 +19,7 @@ from typing import Protocol
 
 from vinci.introspect.findings import Check, CheckResult, Look, Verdict, rests_on_registers
 from vinci.introspect.protocol import Request, packed
+from vinci.introspect.registers import parse_registers
 from vinci.model.infrastructure import Introspection
 from vinci.node.introspection.assurance import (
     BOOT_SECONDS,
@@ -46,6 +47,12 @@ MONITOR_THREADS = 8
 TICK_SECONDS = 0.25
 CONFIRMATIONS = 2
 """Looks with new registers that have to agree, before tampering that rests on registers counts."""
+RAN_SECONDS = 0.02
+"""So long each processor of a VM has to have run between two looks that agree: what a kernel is in the middle of, as a
+fork, takes a part of it. On a busy machine all samples of one look may see a processor at the same instruction."""
+STILL_SECONDS = 3.0
+"""A VM whose processors do not run for so long is unchecked, whatever is found in it."""
+STILL_TICK = 0.03
 
 
 class Machine(Protocol):
@@ -56,6 +63,9 @@ class Machine(Protocol):
 
     def monitor(self, name: str, command: str) -> str:
         """QEMU's answer to a command of its monitor. Raises VmmError."""
+
+    def processor_seconds(self, instance: Instance) -> Mapping[int, float]:
+        """How long each of its processors has run; empty when the machine does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,15 +284,46 @@ class Sweep:
 
     async def _complete(self, checker: Checker, vm: Vm, instance: Instance) -> Look:
         """A look, made again where what it found may have changed under it."""
+        look = await self._with_registers(checker, vm, instance)
+        if look.verdict is Verdict.COMPROMISED and vm.name not in self._incidents():
+            if await self._has_run(vm.name, instance):
+                look = await self._with_registers(checker, vm, instance)
+            else:
+                what = f"it did not run for {STILL_SECONDS:g} s, so what was found cannot be told from a moment's work"
+                look = replace(look, verdict=Verdict.UNCHECKED, reason=what)
+        if look.verdict in (Verdict.TRUSTED, Verdict.COMPROMISED):
+            self._looks += 1
+            self._hindrances.pop(vm.name, None)
+        return look
+
+    async def _with_registers(self, checker: Checker, vm: Vm, instance: Instance) -> Look:
         look = await self._ask(checker, vm, instance)
         for _ in range(CONFIRMATIONS):
             if not rests_on_registers(look):
                 break
             look = await self._ask(checker, vm, instance)
-        if look.verdict in (Verdict.TRUSTED, Verdict.COMPROMISED):
-            self._looks += 1
-            self._hindrances.pop(vm.name, None)
         return look
+
+    async def _has_run(self, name: str, instance: Instance) -> bool:
+        """Wait until each processor has run for a while or is at rest; whether that came to be.
+
+        QEMU and the machine tell so, not the guest, which may do neither and hide something meanwhile.
+        """
+        before, end = self._machine.processor_seconds(instance), self._loop.time() + STILL_SECONDS
+        while self._loop.time() < end:
+            await asyncio.sleep(STILL_TICK)
+            now = self._machine.processor_seconds(instance)
+            still = {number for number, ran in now.items() if ran - before.get(number, ran) < RAN_SECONDS}
+            if not still - (await self._at_rest(name) if still else set()):
+                return True
+        return False
+
+    async def _at_rest(self, name: str) -> set[int]:
+        try:
+            processors = parse_registers(await self._monitor(name, "info registers -a"))
+        except ValueError:
+            return set()
+        return {processor.number for processor in processors if processor.halted}
 
     def _in_vain(self, name: str, error: CheckerError) -> Look:
         """What a look is worth that the checker did not end."""
