@@ -67,10 +67,13 @@ class Watched:
         self.kind, self.seen, self.subject = kind, seen, subject
         self.looks: Counter[str] = Counter()
         self.alarms: list[str] = []
+        self._instance = Instance(seen.machine.process.pid, 0)
         self.again: Counter[str] = Counter()
         """Looks that found something, and were made again when the VM had run."""
 
     def _with_registers(self) -> Look:
+        waited = max(each.waited for each in self._instance.processor_times().values())
+        self.subject.guest.passing.clock = lambda: time.monotonic() - waited
         for _ in range(1 + CONFIRMATIONS):
             results = look(self.subject, self.seen.registers())
             seen = Look(self.kind, verdict_of(results), results, 0.0)
@@ -80,14 +83,11 @@ class Watched:
 
     def _has_run(self) -> bool:
         """As `Sweep._has_run`, of this VM."""
-        instance = Instance(self.seen.machine.process.pid, 0)
-        before, end = instance.processor_seconds(), time.monotonic() + STILL_SECONDS
-        assert before, "QEMU's threads do not tell which processor they run"
+        before, end = self._instance.processor_times(), time.monotonic() + STILL_SECONDS
         while time.monotonic() < end:
             time.sleep(STILL_TICK)
-            still = {
-                number for number, ran in instance.processor_seconds().items() if ran - before[number] < RAN_SECONDS
-            }
+            now = self._instance.processor_times()
+            still = {number for number, each in now.items() if each.ran - before[number].ran < RAN_SECONDS}
             if not still - {each.number for each in parse_registers(self.seen.registers()) if each.halted}:
                 return True
         return False

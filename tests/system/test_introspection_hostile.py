@@ -25,6 +25,7 @@ from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.findings import Check, CheckResult, Finding, Severity, Verdict, verdict_of
 from vinci.introspect.guest import Guest
 from vinci.introspect.hooks import HookTables
+from vinci.introspect.hooks.proc_entries import is_given_up
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import list_entries
 from vinci.introspect.look import Subject, look
@@ -99,6 +100,25 @@ def test_a_table_of_functions_in_writable_data_has_to_name_certified_ones(victim
     attacked.word(copy + guest.layout.offset("file_operations", "read_iter"), copy + size)
     (found, *_) = tampered(victim.look(subject), Check.HOOKS)
     assert "operations of a file (f_op): read_iter is" in found.what
+
+
+@pytest.mark.parametrize("in_tree", [True, False])
+def test_a_proc_entry_that_says_it_is_given_up_is_believed_where_no_tree_leads_to_it(
+    victim: Victim, in_tree: bool
+) -> None:
+    """A freed one names the table of a module that was unloaded, where another may lie now."""
+    attacked, subject = victim.attacked()
+    guest, layout = attacked.guest, attacked.guest.layout
+    entry = guest.u64(guest.symbol("proc_root") + layout.offset("proc_dir_entry", "subdir"))
+    entry -= layout.offset("proc_dir_entry", "subdir_node")
+    if not in_tree:
+        linear = LinearMap.of(guest)
+        objects = Slabs.of(linear).objects("proc_dir_entry_cache").tolist()
+        entry = next(each for each in objects if is_given_up(guest, each))
+    attacked.word(entry, 0)  # in_use and refcnt
+    attacked.word(entry + layout.offset("proc_dir_entry", "proc_ops"), entry)
+    found = [line for line in lines(victim.look(subject)).splitlines() if "operations of a proc_dir_entry" in line]
+    assert bool(found) is in_tree
 
 
 @pytest.mark.parametrize("users", [True, False])

@@ -103,6 +103,7 @@ class Checker:
             vm.subject.policies = request.policies
             vm.subject.selinux = self._watch(request)
         vm.subject.ethertypes = frozenset(request.ethertypes)
+        vm.subject.guest.passing.clock = lambda: time.monotonic() - request.waited
         return look(vm.subject, request.registers)
 
     def _watch(self, request: Request) -> SelinuxWatch | None:

@@ -28,6 +28,7 @@ class Passing:
     """What of one guest was seen in such a state, and since when: in every look since then."""
 
     clock: Callable[[], float] = time.monotonic
+    """Stands still while the guest does not get its processors: nothing passes in it then."""
     _look: int = 0
     _seen: dict[Hashable, _Seen] = field(default_factory=dict)
 

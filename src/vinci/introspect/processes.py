@@ -78,7 +78,8 @@ def _sample(guest: Guest, code: Code, certified: CertifiedFiles, programs: froze
 
 
 def _compare(sample: Sample, guest: Guest, views: _Views, reader: TaskReader) -> None:
-    living = {reader.read(address).canary for address in views.listed}
+    living = [reader.read(address) for address in views.listed]
+    canaries, pids = {task.canary for task in living}, {task.pid for task in living}
     for address in (views.all - views.idle) - (views.listed & views.by_pid & views.in_memory):
         missing = _missing(guest, address, views)
         if not missing:
@@ -91,7 +92,7 @@ def _compare(sample: Sample, guest: Guest, views: _Views, reader: TaskReader) ->
             )
             continue
         unlisted = address not in views.listed and address not in views.by_pid
-        if unlisted and (looks_dead(task) or looks_unborn(task, living)) and not _lasts(guest, task):
+        if unlisted and (looks_dead(task) or looks_unborn(task, canaries, pids)) and not _lasts(guest, task):
             continue
         what = f"a process that is missing from {' and from '.join(missing)}: it is hidden"
         sample.add(("hidden", *task.key), Check.PROCESSES, what, _where(guest, task))

@@ -57,6 +57,8 @@ class Request:
     """The SELinux policies that may be in force in it (`packed`); none when it has none, or none is known."""
     ethertypes: tuple[int, ...] = ()
     """Those that are declared for it: its programs may have packet sockets for them."""
+    waited: float = 0.0
+    """Seconds for which the machine let one of its processors wait so far: in these it did not go on."""
 
     def encode(self) -> bytes:
         """As one line."""

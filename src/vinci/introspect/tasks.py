@@ -175,14 +175,15 @@ def thread_function(guest: Guest, task: Task) -> int:
     return guest.u64(task.worker_private + guest.layout.offset("kthread", "threadfn"))
 
 
-def looks_unborn(task: Task, known: set[int]) -> bool:
+def looks_unborn(task: Task, canaries: set[int], pids: set[int]) -> bool:
     """Whether the record is one that `fork` is still filling in: it cannot run yet.
 
     Args:
-        known: the canaries of all tasks that are on the lists: a record just copied still has its parent's.
+        canaries, pids: those of all tasks that are on the lists. A record that was just copied still has its parent's
+            canary, and has its parent's pid until it gets one of its own (`copy_process`).
     """
     never_started = task.state & TASK_NEW != 0 and not task.on_cpu and not task.on_rq
-    return never_started or task.canary in known
+    return never_started or task.canary in canaries or task.pid in pids
 
 
 def looks_dead(task: Task) -> bool:

@@ -22,7 +22,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from vinci.vmm.domain import NAMESPACE
-from vinci.vmm.instance import Instance, instance_of
+from vinci.vmm.instance import Instance, ProcessorTime, instance_of
 
 QEMU_USER = "libvirt-qemu"
 """QEMU runs as this unprivileged user: the name that Debian's libvirt is built with and looks up at each start."""
@@ -186,9 +186,9 @@ class VmHost:
         """The QEMU process in which a VM runs now; None when it does not run. Asks the machine, not libvirt."""
         return instance_of(self._pid_files / f"{name}.pid")
 
-    def processor_seconds(self, instance: Instance) -> dict[int, float]:
-        """How long each processor of a VM's life has run; empty when the machine does not tell."""
-        return instance.processor_seconds()
+    def processor_times(self, instance: Instance) -> dict[int, ProcessorTime]:
+        """How long each processor of a VM's life has run and waited; empty when the machine does not tell."""
+        return instance.processor_times()
 
     def _call(self, name: str, method: str) -> None:
         try:

@@ -19,6 +19,14 @@ _MAX_QEMU_NAME = "qemu-system-x86"
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessorTime:
+    """Of a thread that is a VM's processor (/proc/PID/schedstat), seconds: it ran; it could have, but had to wait."""
+
+    ran: float
+    waited: float
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """A running QEMU process. Process ids are used again, one with its start time is not."""
 
@@ -35,15 +43,16 @@ class Instance:
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         return uptime - self.started / os.sysconf("SC_CLK_TCK")
 
-    def processor_seconds(self) -> dict[int, float]:
-        """How long each of the VM's processors has run, by its number; empty when QEMU does not tell."""
+    def processor_times(self) -> dict[int, ProcessorTime]:
+        """The times of each of the VM's processors by its number; empty when it ended or QEMU does not tell."""
         found = {}
         for task in Path(f"/proc/{self.pid}/task").glob("*"):
             try:
                 name = _PROCESSOR.fullmatch((task / "comm").read_text().strip())
                 if name is not None:
-                    found[int(name[1])] = int((task / "schedstat").read_text().split()[0]) / 1e9
-            except (OSError, ValueError, IndexError):
+                    ran, waited, _ = (task / "schedstat").read_text().split()
+                    found[int(name[1])] = ProcessorTime(int(ran) / 1e9, int(waited) / 1e9)
+            except (OSError, ValueError):
                 continue
         return found
 

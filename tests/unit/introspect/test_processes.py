@@ -25,6 +25,7 @@ UNBORN = ALIVE._replace(state=TASK_NEW)
 DEAD = ALIVE._replace(stack=0)
 LEAVING = ALIVE._replace(exit_state=EXIT_DEAD, on_cpu=1)
 COPIED = ALIVE._replace(canary=78)  # as its parent has it, which is on the list
+UNNAMED = ALIVE._replace(pid=4)  # still its parent's
 
 
 class Clock:
@@ -43,7 +44,7 @@ def hidden(task: Callable[[int], Task], looks: int, step: float = 1.0) -> list[b
     views = _Views({LISTED}, {LISTED}, {LISTED, HIDDEN}, set())
     for look in range(looks):
         passing.begin()
-        tasks = {LISTED: ALIVE._replace(address=LISTED, canary=COPIED.canary), HIDDEN: task(look)}
+        tasks = {LISTED: ALIVE._replace(address=LISTED, canary=COPIED.canary, pid=UNNAMED.pid), HIDDEN: task(look)}
         sample = Sample()
         _compare(sample, seen, views, cast(TaskReader, SimpleNamespace(read=tasks.__getitem__)))
         said.append(sample.tampered)
@@ -55,7 +56,7 @@ def test_a_living_task_on_no_list_is_hidden() -> None:
     assert hidden(lambda _: ALIVE, 1) == [True]
 
 
-@pytest.mark.parametrize("task", [UNBORN, DEAD, LEAVING, COPIED])
+@pytest.mark.parametrize("task", [UNBORN, DEAD, LEAVING, COPIED, UNNAMED])
 def test_a_task_that_is_said_to_be_just_made_or_ended_may_be_so_for_a_moment(task: Task) -> None:
     assert hidden(lambda _: task, 6, SECONDS / 4) == [False] * 5 + [True]
 

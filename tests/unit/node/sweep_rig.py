@@ -24,7 +24,7 @@ from vinci.node.introspection.given import Start
 from vinci.node.introspection.sweep import Events, Sweep
 from vinci.plan.types import Vm, VmKind
 from vinci.vmm.host import VmmError
-from vinci.vmm.instance import Instance
+from vinci.vmm.instance import Instance, ProcessorTime
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may open the memory of a VM")
 
@@ -91,8 +91,8 @@ class Machine:
     asked: Counter[str] = field(default_factory=Counter)
     stands_still: bool = False
 
-    def processor_seconds(self, _instance: Instance) -> Mapping[int, float]:
-        return {0: 1.0 if self.stands_still else time.monotonic()}
+    def processor_times(self, _instance: Instance) -> Mapping[int, ProcessorTime]:
+        return {0: ProcessorTime(1.0 if self.stands_still else time.monotonic(), 0.0)}
 
     def instance(self, name: str) -> Instance | None:
         return Instance(os.getpid(), self.started[name]) if name in self.started else None

@@ -14,6 +14,7 @@ import numpy as np
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
 from vinci.introspect.guest import Guest
+from vinci.introspect.hooks.proc_entries import is_given_up
 from vinci.introspect.hooks.tables import foreign_functions
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.linear import LinearMap
@@ -98,6 +99,8 @@ def _objects(
     outside = np.array([table for table in outside.tolist() if _can_be_used(guest, table)], np.uint64)
     for row in np.flatnonzero(np.isin(tables, outside)).tolist() if len(outside) else ():
         address, table = int(objects[row]), int(tables[row])
+        if kind.struct == "proc_dir_entry" and is_given_up(guest, address):
+            continue
         what = f"operations of a {kind.struct} ({pointer}) lie at {code.describe(table)}, in no certified data"
         sample.add(("object", address, pointer), Check.HOOKS, what, f"{kind.struct} at {address:#x}")
         if sample.full:

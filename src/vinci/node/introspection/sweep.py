@@ -38,7 +38,7 @@ from vinci.node.introspection.given import Start
 from vinci.node.introspection.pace import NO_HINDRANCE, Hindrance, backoff, interval, rest
 from vinci.plan.types import Vm
 from vinci.vmm.host import VmmError
-from vinci.vmm.instance import Instance, open_ram
+from vinci.vmm.instance import Instance, ProcessorTime, open_ram
 
 _LOG = logging.getLogger(__name__)
 MONITOR_SECONDS = 3.0
@@ -64,8 +64,8 @@ class Machine(Protocol):
     def monitor(self, name: str, command: str) -> str:
         """QEMU's answer to a command of its monitor. Raises VmmError."""
 
-    def processor_seconds(self, instance: Instance) -> Mapping[int, float]:
-        """How long each of its processors has run; empty when the machine does not tell."""
+    def processor_times(self, instance: Instance) -> Mapping[int, ProcessorTime]:
+        """How long each of its processors has run and waited; empty when the machine does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,11 +309,11 @@ class Sweep:
 
         QEMU and the machine tell so, not the guest, which may do neither and hide something meanwhile.
         """
-        before, end = self._machine.processor_seconds(instance), self._loop.time() + STILL_SECONDS
+        before, end = self._machine.processor_times(instance), self._loop.time() + STILL_SECONDS
         while self._loop.time() < end:
             await asyncio.sleep(STILL_TICK)
-            now = self._machine.processor_seconds(instance)
-            still = {number for number, ran in now.items() if ran - before.get(number, ran) < RAN_SECONDS}
+            now = self._machine.processor_times(instance)
+            still = {number for number, time in now.items() if time.ran - before.get(number, time).ran < RAN_SECONDS}
             if not still - (await self._at_rest(name) if still else set()):
                 return True
         return False
@@ -338,8 +338,9 @@ class Sweep:
         running = tuple(state.instance for state in self._states.values())
         given = self._given(vm.name)
         policies = tuple(packed(policy) for policy in given.policies) if given is not None else ()
+        waited = max((time.waited for time in self._machine.processor_times(instance).values()), default=0.0)
         request = Request(
-            vm.name, str(instance), vm.kind.value, registers, running, None, policies, self._ethertypes(vm)
+            vm.name, str(instance), vm.kind.value, registers, running, None, policies, self._ethertypes(vm), waited
         )
         ram = None
         try:
