@@ -296,11 +296,12 @@ async def _down(node: str | None, how: Telling, as_json: bool) -> int:
 
 async def _agent_ended(paths: NodePaths) -> None:
     """Wait until the agent has taken the network away, too, which it does last: then it lets go of its lock."""
-    with paths.lock.open() as lock:
-        while True:
-            try:
+    while True:
+        try:
+            with paths.lock.open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await asyncio.sleep(0.05)
-            else:
                 return
+        except FileNotFoundError:
+            return  # nobody holds what is not there
+        except BlockingIOError:
+            await asyncio.sleep(0.05)
