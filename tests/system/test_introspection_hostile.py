@@ -102,23 +102,26 @@ def test_a_table_of_functions_in_writable_data_has_to_name_certified_ones(victim
     assert "operations of a file (f_op): read_iter is" in found.what
 
 
-@pytest.mark.parametrize("in_tree", [True, False])
-def test_a_proc_entry_that_says_it_is_given_up_is_believed_where_no_tree_leads_to_it(
-    victim: Victim, in_tree: bool
+@pytest.mark.parametrize("used_by", ["tree", "inode", ""])
+def test_a_proc_entry_that_says_it_is_given_up_is_believed_where_nothing_leads_to_it(
+    victim: Victim, used_by: str
 ) -> None:
     """A freed one names the table of a module that was unloaded, where another may lie now."""
     attacked, subject = victim.attacked()
     guest, layout = attacked.guest, attacked.guest.layout
     entry = guest.u64(guest.symbol("proc_root") + layout.offset("proc_dir_entry", "subdir"))
     entry -= layout.offset("proc_dir_entry", "subdir_node")
-    if not in_tree:
-        linear = LinearMap.of(guest)
+    linear = LinearMap.of(guest)
+    if used_by != "tree":
         objects = Slabs.of(linear).objects("proc_dir_entry_cache").tolist()
         entry = next(each for each in objects if is_given_up(guest, each))
+    if used_by == "inode":
+        inode = Slabs.of(linear).objects("proc_inode_cachep").tolist()[0]
+        attacked.word(inode + layout.offset("proc_inode", "pde"), entry)
     attacked.word(entry, 0)  # in_use and refcnt
     attacked.word(entry + layout.offset("proc_dir_entry", "proc_ops"), entry)
     found = [line for line in lines(victim.look(subject)).splitlines() if "operations of a proc_dir_entry" in line]
-    assert bool(found) is in_tree
+    assert bool(found) is bool(used_by)
 
 
 @pytest.mark.parametrize("users", [True, False])

@@ -7,19 +7,29 @@ One that was freed still names the table of a module that was unloaded, and anot
 from __future__ import annotations
 
 from vinci.introspect.guest import Guest, struct_reader
+from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import Broken
+from vinci.introspect.slabs import Slabs
 
 _MAX_ENTRIES = 1 << 16
 
 
 def is_given_up(guest: Guest, entry: int) -> bool:
-    """Whether nothing counts on an entry any more and no tree leads to it. Raises Unreadable, Broken.
+    """Whether nothing counts on an entry any more and no tree and no inode leads to it. Raises Unreadable, Broken.
 
-    The count is the guest's word, hence the trees: what they lead to is used, whatever it says of itself.
+    The count is the guest's word, hence the others: what they lead to is used, whatever it says of itself. Who looks a
+    name up again is given the inode that is cached under it, in whatever tree its entry is; one that is let go of names
+    none (`proc_evict_inode`).
     """
     if guest.u32(entry + guest.layout.offset("proc_dir_entry", "refcnt")):
         return False
-    return entry not in guest.shared("entries of /proc", lambda: _entries(guest))
+    return entry not in guest.shared("entries of /proc", lambda: _entries(guest) | _of_inodes(guest))
+
+
+def _of_inodes(guest: Guest) -> set[int]:
+    linear = LinearMap.of(guest)
+    inodes = Slabs.of(linear).objects("proc_inode_cachep")
+    return set(linear.words(inodes, guest.layout.offset("proc_inode", "pde")).tolist())
 
 
 def _entries(guest: Guest) -> set[int]:
