@@ -255,6 +255,9 @@ class RuleSet:
             # A packet without such a field ends the rule, whatever the comparison.
             return _ON if left is not None and (members.find(left) is not _ABSENT) == equal else _NEXT
 
+        parts = body["left"].get("concat", [body["left"]])
+        if len(parts) == 1 and "&" not in parts[0] and not members.wide:
+            return _one_of(_name(parts[0]), frozenset(key[0] for key in members.exact if len(key) == 1), equal)
         return match
 
 
@@ -266,6 +269,18 @@ _Statement = Callable[[dict[str, Value], int], str]
 
 def _verdict(word: str) -> _Statement:
     return lambda _packet, _depth: word
+
+
+def _one_of(name: str, values: frozenset[Value], equal: bool) -> _Statement:
+    """Most comparisons: of one field with values, none of them an interval. It decides how long a reading takes."""
+    found, other = (_ON, _NEXT) if equal else (_NEXT, _ON)
+
+    def one_of(packet: dict[str, Value], _depth: int) -> str:
+        if name not in packet:
+            return _NEXT
+        return found if packet[name] in values else other
+
+    return one_of
 
 
 def _untracked(packet: dict[str, Value], _depth: int) -> str:
