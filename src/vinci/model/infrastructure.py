@@ -304,10 +304,10 @@ class Introspection(Declared):
     """How often each VM is looked at from outside, and how soon a VM that is not counts as unchecked."""
 
     period_ms: Annotated[Integer, Field(ge=100, le=3_600_000)] = Field(
-        default=1000, description="longest time between two looks at a VM, in ms"
+        default=1000, description="mean time from one look at a VM to the next, in ms"
     )
     jitter_percent: Annotated[Integer, Field(ge=0, le=90)] = Field(
-        default=20, description="each look comes earlier by up to so much of the period, at random"
+        default=20, description="width of the range around the period in which the next look comes at random"
     )
     grace_ms: Annotated[Integer, Field(ge=100, le=3_600_000)] = Field(
         default=2000, description="a VM without a complete look for three periods and this is unchecked, in ms"

@@ -43,8 +43,8 @@ def backoff(failures: int) -> float:
 
 
 def interval(settings: Introspection, chance: float) -> float:
-    """Seconds from one look at a VM to the next one, of a `chance` from 0 to 1 that nobody can foretell."""
-    return settings.period_ms / 1000 * (1 - settings.jitter_percent / 100 * chance)
+    """Seconds from one look at a VM to the next one, of a `chance` from 0 to 1 that nobody can foretell; the period on average."""
+    return settings.period_ms / 1000 * (1 + settings.jitter_percent / 100 * (chance - 0.5))
 
 
 def rest(took: float, allowed: float) -> float:
