@@ -72,13 +72,14 @@ def main() -> None:
 def _shares(installation: Installation) -> tuple[float, float]:
     """What the agent and the checker use of a core while nothing happens."""
     watched = agents(installation)[1], *pids("vinci.introspect.checker", f"{installation.state}/")
-    before = [_processor_seconds(pid) for pid in watched]
+    before = [processor_seconds(pid) for pid in watched]
     time.sleep(WATCHED_SECONDS)
-    agent, checker = ((_processor_seconds(pid) - b) / WATCHED_SECONDS for pid, b in zip(watched, before, strict=True))
+    agent, checker = ((processor_seconds(pid) - b) / WATCHED_SECONDS for pid, b in zip(watched, before, strict=True))
     return agent, checker
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
+    """Seconds that a process has computed."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 

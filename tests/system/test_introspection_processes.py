@@ -354,18 +354,29 @@ def test_a_hidden_process_is_named(
     assert [finding.where for finding in hidden] == [f"pid {task.pid} (sleep) /usr/bin/sleep"], lines(found)
 
 
+def clean_copy(app: Seen, trusted: Trusted) -> tuple[bytearray, Guest]:
+    """A copy of a VM's memory, in which time stands still. The VM runs on: not every copy is of one moment."""
+    for _ in range(20):
+        copy = bytearray(app.ram[:])
+        guest = Guest(
+            GuestMemory(copy, app.guest.memory.regions),
+            trusted.profile,
+            app.guest.processors,
+            app.guest.slide,
+            app.guest.physical_base,
+            app.guest.space,
+        )
+        guest.passing.clock = lambda: 0.0
+        found = findings(guest, trusted, trusted.app)
+        if not found:
+            return copy, guest
+    raise AssertionError(lines(found))
+
+
 def test_a_hostile_guest_neither_crashes_nor_hangs_the_checks(app: Seen, trusted: Trusted) -> None:
     """Words of the kernel's data and of its objects are replaced by what leads astray, in a copy of the VM's memory."""
     chance = random.Random(1)
-    copy = bytearray(app.ram[:])
-    guest = Guest(
-        GuestMemory(copy, app.guest.memory.regions),
-        trusted.profile,
-        app.guest.processors,
-        app.guest.slide,
-        app.guest.physical_base,
-        app.guest.space,
-    )
+    copy, guest = clean_copy(app, trusted)
     guest.begin()
     objects = list(listed(guest))
     places = [guest.physical(address) for address in objects]

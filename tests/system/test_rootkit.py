@@ -88,7 +88,7 @@ def watched(images: Images) -> Iterator[Watched]:
 
 
 @pytest.mark.parametrize("trick", [trick for trick in Trick if not trick.is_program])
-def test_a_trick_of_the_kernel_module_isnamed(watched: Watched, trick: Trick) -> None:
+def test_a_trick_of_the_kernel_module_is_named(watched: Watched, trick: Trick) -> None:
     assert not (before := watched.look()), lines(before)
     run = watched.seen.runner.run
     run(watched.rootkit.load())
@@ -110,7 +110,7 @@ def test_a_trick_of_the_kernel_module_isnamed(watched: Watched, trick: Trick) ->
 
 
 @pytest.mark.parametrize("trick", [trick for trick in Trick if trick.is_program])
-def test_a_trick_of_a_program_isnamed(watched: Watched, trick: Trick) -> None:
+def test_a_trick_of_a_program_is_named(watched: Watched, trick: Trick) -> None:
     assert not (before := watched.look()), lines(before)
     run = watched.seen.runner.run
     pid = run(watched.rootkit.do(trick))
@@ -124,7 +124,7 @@ def test_a_trick_of_a_program_isnamed(watched: Watched, trick: Trick) -> None:
     assert not (left := watched.look_until(set())), lines(left)
 
 
-def test_a_replaced_policy_isnamed(watched: Watched, tmp_path: Path) -> None:
+def test_a_replaced_policy_is_named(watched: Watched, tmp_path: Path) -> None:
     """SELinux enforces, and lies about nothing: but what it enforces is not the image's policy."""
     run, machine = watched.seen.runner.run, watched.seen.machine
     laxer = laxer_policy(("vinci_user_t", "vinci_user_t", "process", "execmem"))
@@ -139,7 +139,7 @@ def test_a_replaced_policy_isnamed(watched: Watched, tmp_path: Path) -> None:
         assert named(found, Expected(Check.SELINUX, "not the trusted one.*vinci_user_t"), 0) == wrong, lines(found)
 
 
-def test_a_kernel_that_was_started_by_another_isnamed(watched: Watched) -> None:
+def test_a_kernel_that_was_started_by_another_is_named(watched: Watched) -> None:
     """Last in this file: the VM is another one afterwards. The new kernel is the image's own, without SELinux."""
     run, images = watched.seen.runner.run, watched.images
     assert not (before := watched.look()), lines(before)

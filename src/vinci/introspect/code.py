@@ -78,6 +78,12 @@ class Code:
         """All of it as the guest has it loaded, read once in a look. Raises Unreadable, Implausible."""
         return guest.shared("code", lambda: cls(guest))
 
+    @property
+    def spans(self) -> tuple[tuple[object, ...], ...]:
+        """All that answers depend on besides the kernel's image: where which modules are loaded."""
+        known = ((module.name, module.text, module.data, module.constants_end) for module in self.modules)
+        return (*known, *((module.name, module.text, module.data) for module in self._others))
+
     @cached_property
     def _starts(self) -> Words:
         """The link addresses at which the kernel's functions begin."""

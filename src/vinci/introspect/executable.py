@@ -19,7 +19,7 @@ from vinci.introspect.kernel_text import text_end
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import MODULES_END, MODULES_START, listed, plausible
 from vinci.introspect.memory import PAGE_SIZE
-from vinci.introspect.paging import Mappings, mappings
+from vinci.introspect.paging import Mappings
 from vinci.introspect.real_mode import real_mode
 from vinci.introspect.sampling import Sample, check_by_samples
 
@@ -38,9 +38,7 @@ def check_executable_pages(guest: Guest, sandboxed: frozenset[str] | None = None
 
 
 def _sample(guest: Guest, sandboxed: frozenset[str] | None) -> Sample:
-    pages = mappings(
-        guest.memory, guest.space, _KERNEL_HALF[guest.space.levels], 1 << 64, executable_only=True, max_tables=4096
-    )
+    pages = guest.mappings(_KERNEL_HALF[guest.space.levels], 1 << 64, executable_only=True, max_tables=4096)
     guest.learn(pages, guest.symbol("_etext"))
     sample = Sample(examined=int((pages.size // np.uint64(PAGE_SIZE)).sum()))
     if pages.lost:
@@ -95,16 +93,22 @@ def _kernel_text(guest: Guest, pages: Mappings, sample: Sample) -> np.ndarray[tu
 
 def _module_text(guest: Guest, pages: Mappings) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """The text of certified modules, as large as their files say; what it holds is looked at elsewhere."""
-    owned = np.zeros(len(pages), np.bool_)
+    spans: list[tuple[int, int]] = []
     for module in plausible(guest, set(listed(guest))):
         file = guest.profile.module(module.name)
         if file is None:
             continue
-        parts = [(module.base, file.core.text)]
+        spans.append((module.base, module.base + file.core.text))
         if module.initialising and MODULES_START <= module.init < MODULES_END:
-            parts.append((module.init, file.init.text))
-        for base, size in parts:
-            owned |= _within(pages, base, base + size)
+            spans.append((module.init, module.init + file.init.text))
+    if not spans:
+        return np.zeros(len(pages), np.bool_)
+    starts, ends = np.array(sorted(spans), np.uint64).T
+    at = (
+        np.searchsorted(starts, pages.virtual, "right") - 1
+    )  # of spans that overlap, which honest ones do not, the last
+    whole = (ends + np.uint64(PAGE_SIZE - 1)) & np.uint64(-PAGE_SIZE & 0xFFFF_FFFF_FFFF_FFFF)
+    owned: np.ndarray[tuple[int], np.dtype[np.bool_]] = (at >= 0) & (pages.virtual + pages.size <= whole[at])
     return owned
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vinci.introspect.guest import Guest, printable, struct_reader
+from vinci.introspect.guest import Guest, printable
 from vinci.introspect.lists import Broken
+from vinci.introspect.structs import struct_reader
 
 _MAX_DEPTH = 64
 _MAX_NAME = 255

@@ -10,8 +10,8 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from vinci.introspect.memory import PAGE_SIZE, Bytes, GuestMemory, Implausible, 
 from vinci.introspect.paging import AddressSpace, Mappings, translate
 from vinci.introspect.passing import Passing
 from vinci.introspect.profile import Profile
+from vinci.introspect.recall import Listings, Trace, Walk
 from vinci.introspect.registers import Processor
 from vinci.introspect.symbols import KERNEL_BASE
 
@@ -29,7 +30,8 @@ _MASK = 0xFFFF_FFFF_FFFF_FFFF
 _WORD = struct.Struct("<Q")
 _BULK = 8 * PAGE_SIZE
 """From this size on all pages are copied at once."""
-_LARGE_SHIFT = 21
+_PAGE_SHIFT, _LARGE_SHIFT = 12, 21
+_LARGE = 1 << _LARGE_SHIFT
 """Pages of 2 MiB, as most of the kernel's own are; each is looked up once."""
 
 
@@ -85,7 +87,15 @@ class Guest:
     _large: dict[int, int] = field(default_factory=dict, init=False)
     _places: dict[int, int] = field(default_factory=dict, init=False)
     """Where the RAM file holds a page of virtual memory."""
+    _large_places: dict[int, int] = field(default_factory=dict, init=False)
+    """The same of large pages, by their numbers."""
     _shared: dict[str, Any] = field(default_factory=dict, init=False)
+    _straight: tuple[int, bytes] = field(default=(0, b""), init=False)
+    _listings: Listings = field(default_factory=Listings, init=False)
+    _walks: dict[str, Walk] = field(default_factory=dict, init=False)
+    _kept: dict[str, tuple[object, Any]] = field(default_factory=dict, init=False)
+    _trace: Trace | None = field(default=None, init=False)
+    """Of the work whose reads are noted now."""
 
     def begin(self, processors: tuple[Processor, ...] | None = None, budget: Budget | None = None) -> None:
         """Begin another look, or with the very same `processors` as the last time another check of the same look.
@@ -102,16 +112,69 @@ class Guest:
         self._tlb.clear()
         self._large.clear()
         self._places.clear()
+        self._large_places.clear()
+        self._straight = 0, b""
         self._shared.clear()
         if processors is not None:
             self.processors = processors
 
     def shared(self, name: str, work: Callable[[], T]) -> T:
         """What `work` returned when it was first asked for in this look: what several checks need."""
+        self._untraced()
         if name not in self._shared:
             self._shared[name] = work()
         found: T = self._shared[name]
         return found
+
+    def recalled(self, name: str, key: Hashable, work: Callable[[], T]) -> T:
+        """What `work` returned in an earlier look, if everything that it read of the guest then reads the same now.
+
+        Args:
+            name: of the work.
+            key: whatever else the result depends on.
+            work: reads by `read`, `unpack` and what is made of them, and by nothing else: not by addresses of
+                physical memory, nor by arrays.
+
+        Raises what `work` does.
+        """
+        self._untraced()
+        known = self._walks.pop(name, None)
+        if known is not None and known.key == key and self._holds(known):
+            self._walks[name] = known
+            found: T = known.result
+            return found
+        self._trace = trace = Trace()
+        try:
+            found = work()
+        finally:
+            self._trace = None
+        if trace.whole:
+            self._walks[name] = trace.walk(key, found)
+        return found
+
+    def kept(self, name: str, made_from: object, work: Callable[[], T]) -> T:
+        """What `work` made of the very same object in an earlier look: it reads nothing else."""
+        known = self._kept.get(name)
+        if known is None or known[0] is not made_from:
+            known = self._kept[name] = made_from, work()
+        made: T = known[1]
+        return made
+
+    def _holds(self, walk: Walk) -> bool:
+        self.budget.spend(walk.size)
+        try:
+            return walk.still_holds(self.memory, self._place)
+        except Unreadable:
+            return False
+
+    def _untraced(self) -> None:
+        if self._trace is not None:
+            self._trace.whole = False
+
+    def mappings(self, start: int, end: int, **options: Any) -> Mappings:
+        """The kernel's own mappings in a range, as `vinci.introspect.paging.mappings` lists them. Raises as that."""
+        self._untraced()
+        return self._listings.listing(self.memory, self.space, start, end, **options)
 
     @property
     def layout(self) -> Layout:
@@ -127,30 +190,31 @@ class Guest:
         return known | (address & (PAGE_SIZE - 1))
 
     def _translated(self, page: int) -> int:
+        start, mapped = self._straight
+        number = page - start >> _PAGE_SHIFT
+        if 0 <= number < len(mapped) and mapped[number]:
+            return page - start
         known = self._large.get(page >> _LARGE_SHIFT)
         if known is None:
             self.budget.spend(8 * self.space.levels)
             found = translate(self.memory, self.space, page)
-            if found.page_size < 1 << _LARGE_SHIFT:
+            if found.page_size < _LARGE:
                 return found.physical
-            known = self._large[page >> _LARGE_SHIFT] = found.physical >> _LARGE_SHIFT << _LARGE_SHIFT
-        return known | (page & ((1 << _LARGE_SHIFT) - 1))
+            known = self._large[page >> _LARGE_SHIFT] = found.physical & -_LARGE
+        return known | (page & (_LARGE - 1))
 
     def learn(self, pages: Mappings, start: int = 0) -> None:
-        """Take translations over from a listing of this look, of addresses from `start` on."""
+        """Take the translations of small pages over from a listing of this look, of addresses from `start` on."""
         small = (pages.size == np.uint64(PAGE_SIZE)) & (pages.virtual >= np.uint64(start))
         self.learn_pages(zip(pages.virtual[small].tolist(), pages.physical[small].tolist(), strict=True))
 
     def learn_pages(self, pages: Iterable[tuple[int, int]]) -> None:
-        """Take translations over: virtual and physical address of each page."""
+        """Take translations over: virtual and physical address of each small page."""
         self._tlb.update(pages)
 
-    def pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Physical address and size of each part of a range that lies within one page. Raises Unreadable."""
-        while size > 0:
-            part = min(size, PAGE_SIZE - address % PAGE_SIZE)
-            yield self.physical(address), part
-            address, size = address + part & _MASK, size - part
+    def learn_straight(self, start: int, mapped: bytes) -> None:
+        """The same of the direct map: for each page from `start` on whether it is mapped to its own place."""
+        self._straight = start, mapped
 
     def read(self, address: int, size: int) -> bytes:
         """Copy `size` bytes from a kernel virtual address. Raises Unreadable, OverBudget."""
@@ -158,21 +222,37 @@ class Guest:
         if size < 0:
             raise Unreadable(f"{size} bytes at {address:#x}")
         if (address & (PAGE_SIZE - 1)) + size <= PAGE_SIZE:
-            at = self._place(address)
-            return bytes(self.memory.buffer[at : at + size])
+            return self._piece(address, size)
         if size >= _BULK:
             return self._many_pages(address, size)
-        return b"".join(self.memory.read(at, part) for at, part in self.pieces(address, size))
+        return b"".join(self._piece(at, part) for at, part in _pieces(address, size))
+
+    def _piece(self, address: int, size: int) -> bytes:
+        """A read within one page."""
+        at = self._place(address)
+        content = bytes(self.memory.buffer[at : at + size])
+        if self._trace is not None:
+            self._trace.add(address, at, content)
+        return content
 
     def _place(self, address: int) -> int:
         """Where the RAM file holds an address. Raises Unreadable, OverBudget."""
+        large = self._large_places.get(address >> _LARGE_SHIFT)
+        if large is not None:
+            return large + (address & (_LARGE - 1))
         page = address & -PAGE_SIZE
         known = self._places.get(page)
         if known is None:
-            known = self._places[page] = self.memory.offset(self.physical(page), PAGE_SIZE)
+            physical = self.physical(page)
+            known = self._places[page] = self.memory.offset(physical, PAGE_SIZE)
+            if page >> _LARGE_SHIFT in self._large:
+                with suppress(Unreadable):  # RAM may end within it
+                    place = self.memory.offset(physical & -_LARGE, _LARGE)
+                    self._large_places[page >> _LARGE_SHIFT] = place
         return known + (address & (PAGE_SIZE - 1))
 
     def _many_pages(self, address: int, size: int) -> bytes:
+        self._untraced()
         first = address & -PAGE_SIZE
         pages: list[int] = []
         page, end = first, address + size
@@ -185,12 +265,21 @@ class Guest:
         frames = self.memory.frames_of(np.array(pages, np.uint64))
         if frames.min() < 0:
             raise Unreadable(f"{size} bytes at {address:#x} are not all in RAM")
-        return self.memory.tables[frames].tobytes()[address - first : address - first + size]
+        copied = self.memory.tables[frames].reshape(-1).data.cast("B")
+        return copied[address - first : address - first + size].tobytes()
+
+    def in_place(self, address: int, size: int) -> Bytes | None:
+        """The bytes at an address that lie in one large page, without a copy; None for others. Raises Unreadable."""
+        self._untraced()
+        physical = self.physical(address)
+        if address >> _LARGE_SHIFT not in self._large or address % _LARGE + size > _LARGE:
+            return None
+        return self.memory.view(physical, size)
 
     def unpack(self, form: struct.Struct, address: int) -> tuple[Any, ...]:
         """The values of a form at an address, each read once. Raises Unreadable, OverBudget."""
         size = form.size
-        if (address & (PAGE_SIZE - 1)) + size > PAGE_SIZE:
+        if self._trace is not None or (address & (PAGE_SIZE - 1)) + size > PAGE_SIZE:
             return form.unpack(self.read(address, size))
         self.budget.spend(size)
         return form.unpack_from(self.memory.buffer, self._place(address))
@@ -228,11 +317,20 @@ class Guest:
 
     def image(self, link_address: int, size: int) -> Bytes:
         """A part of the kernel's image in place, through its physical base. Raises Unreadable."""
+        self._untraced()
         return self.memory.view(link_address - self.profile.start + self.physical_base, size)
 
     def per_cpu(self, name: str, cpu: int) -> int:
         """The address of a per-CPU variable of one processor. Raises KeyError, Unreadable."""
         return self.profile.symbols[name] + self.u64(self.symbol("__per_cpu_offset") + 8 * cpu) & _MASK
+
+
+def _pieces(address: int, size: int) -> Iterator[tuple[int, int]]:
+    """Address and size of each part of a range that lies within one page."""
+    while size > 0:
+        part = min(size, PAGE_SIZE - address % PAGE_SIZE)
+        yield address, part
+        address, size = address + part & _MASK, size - part
 
 
 def printable(untrusted: bytes) -> str:
@@ -241,63 +339,3 @@ def printable(untrusted: bytes) -> str:
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     return "".join(chr(byte) if 0x20 <= byte < 0x7F and byte != 0x5C else f"\\x{byte:02x}" for byte in untrusted)
-
-
-class StructReader:
-    """Reads one kind of struct at once and picks fields by offsets taken once.
-
-    `StructReader(layout, "module", "name", "state", "core_layout.base")`; only the span of these fields is read.
-    Unsigned integers for members of 1, 2, 4 or 8 bytes (bit fields too), bytes for the rest.
-    """
-
-    def __init__(self, layout: Layout, name: str, *paths: str) -> None:
-        self.size = layout.size(name)
-        fields = [layout.field(name, path) for path in paths]
-        self._start = min(at.offset for at in fields)
-        self._span = max(at.offset + at.size for at in fields) - self._start
-        self._picks = [(at.offset - self._start, at.size, at.bit, at.bit_size) for at in fields]
-        self._integers = all(at.size in _CODES for at in fields)
-        self._at_once = _at_once(self._picks)
-
-    def read(self, guest: Guest, address: int) -> tuple[int | bytes, ...]:
-        """The fields' values, in the order in which they were named. Raises Unreadable, OverBudget."""
-        if self._at_once is None:
-            raw = guest.read(address + self._start & _MASK, self._span)
-            return tuple(_pick(raw, *where) for where in self._picks)
-        code, order = self._at_once
-        found = guest.unpack(code, address + self._start & _MASK)
-        return tuple([found[number] for number in order])
-
-    def words(self, guest: Guest, address: int) -> tuple[int, ...]:
-        """As `read`, when all fields are integers. Raises Unreadable, OverBudget; TypeError when one is none."""
-        if not self._integers:
-            raise TypeError("not all of the fields are integers")
-        return self.read(guest, address)  # type: ignore[return-value]
-
-
-def _at_once(picks: list[tuple[int, int, int, int]]) -> tuple[struct.Struct, tuple[int, ...]] | None:
-    """The form of all fields together, and which of its values each field is; None for bit fields, or shared bytes."""
-    form, end = "<", 0
-    ascending = sorted(range(len(picks)), key=lambda number: picks[number][0])
-    for number in ascending:
-        offset, size, _, bits = picks[number]
-        if bits or offset < end:
-            return None
-        form, end = f"{form}{offset - end}x{_CODES.get(size, f'{size}s')}", offset + size
-    return struct.Struct(form), tuple(ascending.index(number) for number in range(len(picks)))
-
-
-@lru_cache(maxsize=256)
-def struct_reader(layout: Layout, name: str, *paths: str) -> StructReader:
-    """The reader of these fields, made once."""
-    return StructReader(layout, name, *paths)
-
-
-_CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-def _pick(raw: bytes, offset: int, size: int, bit: int, bit_size: int) -> int | bytes:
-    part = raw[offset : offset + size]
-    if bit_size:
-        return int.from_bytes(raw[offset : offset + size + 1], "little") >> bit & ((1 << bit_size) - 1)
-    return int.from_bytes(part, "little") if size in _CODES else part

@@ -16,7 +16,6 @@ from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.memory import PAGE_SIZE, Bytes
-from vinci.introspect.paging import mappings
 from vinci.introspect.profile import Profile
 from vinci.introspect.sampling import MAX_FINDINGS, Sample, check_by_samples
 from vinci.introspect.sites import Allowed, Offsets, unexplained
@@ -80,7 +79,7 @@ def check_rodata(guest: Guest) -> CheckResult:
 
 def _mapped(guest: Guest, start: int, end: int, sample: Sample) -> None:
     """Its pages are mapped where the image lies, read-only. (The text's are looked at with all executable ones.)"""
-    pages = mappings(guest.memory, guest.space, guest.slid(start), guest.slid(end), max_tables=64)
+    pages = guest.mappings(guest.slid(start), guest.slid(end), max_tables=64)
     expected = pages.virtual - np.uint64(guest.slid(guest.profile.start)) + np.uint64(guest.physical_base)
     for wrong, what in ((pages.physical != expected, "mapped elsewhere"), (pages.writable, "writable")):
         for address in pages.virtual[wrong].tolist()[:1]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vinci.introspect.guest import Guest
 from vinci.introspect.lists import Broken
 from vinci.introspect.memory import PAGE_SIZE, Words
-from vinci.introspect.paging import mappings
+from vinci.introspect.paging import Mappings
 
 _LARGEST_BATCH = 64 << 20
 """Bytes copied by one `gather`."""
@@ -46,8 +46,10 @@ class LinearMap:
         if base & (PAGE_SIZE - 1) or base != guest.space.canonical(base) or not base >> 63:
             raise Broken(f"the direct map is said to begin at {base:#x}")
         end = max(region.physical + region.size for region in guest.memory.regions)
-        pages = mappings(guest.memory, guest.space, base, base + end)
-        return cls(guest, base, pages.virtual[pages.virtual - np.uint64(base) != pages.physical])
+        pages = guest.mappings(base, base + end)
+        bent = pages.virtual - np.uint64(base) != pages.physical
+        guest.learn_straight(base, guest.kept("straight pages", pages, lambda: _straight(base, pages, bent)))
+        return cls(guest, base, pages.virtual[bent])
 
     def frames(self, addresses: Words) -> npt.NDArray[np.int64]:
         """Index of the RAM page in which each address of the direct map lies; -1 for an address that is none of it."""
@@ -116,7 +118,7 @@ class LinearMap:
     def _pieces(self, base: int, frame: int, count: int) -> list[tuple[int, Words]]:
         guest, size = self.guest, self.page_size
         start, end = base + frame * size, base + (frame + count) * size
-        pages = mappings(guest.memory, guest.space, start & -PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE)
+        pages = guest.mappings(start & -PAGE_SIZE, -(-end // PAGE_SIZE) * PAGE_SIZE)
         runs: list[list[int]] = []  # virtual start, physical start, end
         for row in zip(pages.virtual.tolist(), pages.physical.tolist(), pages.size.tolist(), strict=True):
             virtual, physical, length = row
@@ -135,3 +137,12 @@ class LinearMap:
         if at != end:
             raise Broken("the kernel has no records of some page frames")
         return found
+
+
+def _straight(base: int, pages: Mappings, bent: npt.NDArray[np.bool_]) -> bytes:
+    """For each page of the direct map whether it is mapped to its own physical address."""
+    first = ((pages.virtual - np.uint64(base)) // np.uint64(PAGE_SIZE)).astype(np.int64)[~bent]
+    count = (pages.size // np.uint64(PAGE_SIZE)).astype(np.int64)[~bent]
+    mapped = np.zeros(int((first + count).max(initial=0)), np.bool_)
+    mapped[np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())] = True
+    return mapped.tobytes()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vinci.introspect.guest import Guest, printable, struct_reader
+from vinci.introspect.guest import Guest, printable
 from vinci.introspect.memory import Implausible, Unreadable
-from vinci.introspect.paging import Mappings, mappings
+from vinci.introspect.paging import Mappings
+from vinci.introspect.structs import struct_reader
 
 MODULES_START = 0xFFFF_FFFF_C000_0000
 MODULES_END = 0xFFFF_FFFF_FF00_0000
@@ -120,7 +121,7 @@ def _tree(guest: Guest, root: int, offset: int) -> Iterator[int]:
 
 def module_area(guest: Guest) -> Mappings:
     """Everything mapped where modules are loaded. Raises Implausible."""
-    return mappings(guest.memory, guest.space, MODULES_START, MODULES_END, max_tables=1024, max_mappings=1 << 17)
+    return guest.mappings(MODULES_START, MODULES_END, max_tables=1024, max_mappings=1 << 17)
 
 
 def scanned(guest: Guest, area: Mappings) -> set[int]:

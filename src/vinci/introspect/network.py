@@ -10,13 +10,14 @@ import numpy as np
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult, Severity
-from vinci.introspect.guest import Guest, printable, struct_reader
+from vinci.introspect.guest import Guest, printable
 from vinci.introspect.hooks.chains import check_calls, netfilter_calls
 from vinci.introspect.hooks.tables import foreign_functions
 from vinci.introspect.lists import chain, list_entries, xarray_entries
 from vinci.introspect.memory import Implausible
 from vinci.introspect.open_files import open_sockets
 from vinci.introspect.sampling import Sample, check_by_samples
+from vinci.introspect.structs import struct_reader
 from vinci.introspect.tasks import TaskReader
 
 _LIMIT = 4096

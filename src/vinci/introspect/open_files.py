@@ -7,9 +7,10 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vinci.introspect.guest import Guest, struct_reader
+from vinci.introspect.guest import Guest
 from vinci.introspect.lists import Broken
 from vinci.introspect.memory import Implausible
+from vinci.introspect.structs import struct_reader
 from vinci.introspect.tasks import in_pid_table, listed
 
 _MAX_FILES = 1 << 16

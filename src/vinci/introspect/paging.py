@@ -7,6 +7,7 @@ page. So a listing is bounded in tables and in mappings, and works on copies of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,12 +130,15 @@ def mappings(
     user_only: bool = False,
     max_tables: int = 16_384,
     max_mappings: int = 1 << 20,
+    read: Callable[[npt.NDArray[np.int64], Words], None] = lambda _frames, _tables: None,
 ) -> Mappings:
     """Every page mapped in `[start, end)`, both canonical and in the same half, `end` possibly 2**64.
 
     Args:
         executable_only: leave out what carries NX anywhere on its way: the tables below it are not even read.
         user_only: leave out what user mode may not reach.
+        read: is told which tables were read, by their indices in `memory.tables`, and the copies that count. They alone
+            decide what is listed.
 
     Raises TooManyMappings beyond the bounds; Unreadable when the root is not in RAM.
     """
@@ -160,7 +164,9 @@ def mappings(
             frames = memory.frames_of(part.table)
             lost += int(np.count_nonzero(frames < 0))
             part = _Level(part.table[frames >= 0], part.virtual[frames >= 0], part.rights[frames >= 0])
-            entries = memory.tables[frames[frames >= 0]]  # fancy indexing copies: the guest cannot change it any more
+            frames = frames[frames >= 0]
+            entries = memory.tables[frames]  # fancy indexing copies: the guest cannot change it any more
+            read(frames, entries)
             row, column = np.nonzero(((entries & needed) == needed) & ((entries & unwanted) == 0))
             entry = entries[row, column]
             virtual = part.virtual[row] + (column.astype(np.uint64) << np.uint64(shift))

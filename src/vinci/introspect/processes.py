@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
+
+import numpy as np
 
 from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.code import Code
@@ -33,13 +36,13 @@ SAME_PLACE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Views:
-    listed: set[int]
-    by_pid: set[int]
-    in_memory: set[int]
-    idle: set[int]
+    listed: Set[int]
+    by_pid: Set[int]
+    in_memory: Set[int]
+    idle: Set[int]
 
     @property
-    def all(self) -> set[int]:
+    def all(self) -> Set[int]:
         return self.listed | self.by_pid | self.in_memory
 
 
@@ -63,16 +66,18 @@ def _sample(guest: Guest, code: Code, certified: CertifiedFiles, programs: froze
     reader = TaskReader(guest)
     _compare(sample, guest, views, reader)
     names = FileNames(guest)
+    threads: dict[Task, int] = {}
     for address in views.all - views.idle:
         try:
             task = reader.read(address)
             if task.mm:
                 _check_program(sample, task, _program(guest, names, task), certified, programs)
             elif task.is_kernel_thread and address in views.listed:
-                _check_kernel_thread(sample, guest, code, task)
+                threads[task] = thread_function(guest, task)
         except Implausible as error:
             # one that just ends; if it lasts, it is kept that way
             sample.add(("unreadable", address), Check.PROCESSES, f"a process cannot be read: {error}", f"{address:#x}")
+    _check_kernel_threads(sample, code, threads)
     sample.examined = len(views.all)
     return sample
 
@@ -149,8 +154,10 @@ def _check_program(
         sample.add((key, file.path), Check.PROCESSES, what, f"{task.where} {file.path}", severity)
 
 
-def _check_kernel_thread(sample: Sample, guest: Guest, code: Code, task: Task) -> None:
-    function = thread_function(guest, task)
-    if function and not code.is_function(function):
-        what = f"a kernel thread that runs {guest.describe(function)}, which is no certified function"
-        sample.add(("thread", *task.key), Check.PROCESSES, what, task.where)
+def _check_kernel_threads(sample: Sample, code: Code, threads: dict[Task, int]) -> None:
+    """Each runs a certified function, or 0: `kthread()` did not start it."""
+    certified = code.are_functions(np.fromiter(threads.values(), np.uint64, len(threads)))
+    for (task, function), good in zip(threads.items(), certified.tolist(), strict=True):
+        if function and not good:
+            what = f"a kernel thread that runs {code.guest.describe(function)}, which is no certified function"
+            sample.add(("thread", *task.key), Check.PROCESSES, what, task.where)

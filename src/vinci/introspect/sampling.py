@@ -51,6 +51,13 @@ class Sample:
         if self._count[severity] <= _KEPT:
             self.findings.setdefault(key, []).append(Finding(check, what, where, severity))
 
+    def join(self, other: Sample) -> None:
+        """Take over what another sample saw."""
+        self.examined += other.examined
+        for key, findings in other.findings.items():
+            for found in findings:
+                self.add(key, found.check, found.what, found.where, found.severity)
+
     @property
     def tampered(self) -> bool:
         """Whether it shows tampering."""

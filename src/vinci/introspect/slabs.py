@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vinci.introspect.guest import Guest, struct_reader
+from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import Broken
 from vinci.introspect.memory import PAGE_SIZE, Words
+from vinci.introspect.structs import struct_reader
 
 _MAX_OBJECTS = 1 << 20
 

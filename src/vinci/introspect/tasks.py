@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vinci.introspect.guest import Guest, printable, struct_reader
+from vinci.introspect.guest import Guest, printable
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import chain, list_entries, xarray_entries
 from vinci.introspect.memory import Words
 from vinci.introspect.slabs import Slabs
+from vinci.introspect.structs import struct_reader
 
 MAX_TASKS = 1 << 16
 PF_KTHREAD = 0x00200000
@@ -98,15 +99,15 @@ class TaskReader:
         return task
 
 
-def listed(guest: Guest) -> set[int]:
+def listed(guest: Guest) -> frozenset[int]:
     """Every task on the list of processes and, for each, on its list of threads; without the idle tasks.
 
     Followed once in a look. Raises Unreadable, Broken, OverBudget.
     """
-    return guest.shared("listed tasks", lambda: _listed(guest))
+    return guest.shared("listed tasks", lambda: guest.recalled("listed tasks", None, lambda: _listed(guest)))
 
 
-def _listed(guest: Guest) -> set[int]:
+def _listed(guest: Guest) -> frozenset[int]:
     layout = guest.layout
     tasks, signal = layout.offset("task_struct", "tasks"), layout.offset("task_struct", "signal")
     node, head = layout.offset("task_struct", "thread_node"), layout.offset("signal_struct", "thread_head")
@@ -117,18 +118,18 @@ def _listed(guest: Guest) -> set[int]:
         shared = guest.u64(leader + signal)
         if shared:  # a process that is just being reaped has none any more
             found.update(thread - node for thread in list_entries(guest, shared + head, MAX_TASKS))
-    return found
+    return frozenset(found)
 
 
-def in_pid_table(guest: Guest) -> set[int]:
+def in_pid_table(guest: Guest) -> frozenset[int]:
     """Every task that the table of pids leads to (`init_pid_ns.idr`), followed once in a look.
 
     Raises Unreadable, Broken, OverBudget.
     """
-    return guest.shared("tasks by pid", lambda: _in_pid_table(guest))
+    return guest.shared("tasks by pid", lambda: guest.recalled("tasks by pid", None, lambda: _in_pid_table(guest)))
 
 
-def _in_pid_table(guest: Guest) -> set[int]:
+def _in_pid_table(guest: Guest) -> frozenset[int]:
     layout = guest.layout
     head = guest.u64(guest.symbol("init_pid_ns") + layout.offset("pid_namespace", "idr.idr_rt.xa_head"))
     tasks, links = layout.offset("pid", "tasks"), layout.offset("task_struct", "pid_links")
@@ -136,7 +137,7 @@ def _in_pid_table(guest: Guest) -> set[int]:
     for _, pid in xarray_entries(guest, head, MAX_TASKS):
         first = guest.u64(pid + tasks)  # PIDTYPE_PID
         found.update(link - links for link in chain(guest, first, 0, MAX_TASKS))
-    return found
+    return frozenset(found)
 
 
 def idle(guest: Guest) -> set[int]:

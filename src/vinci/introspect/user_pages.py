@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -182,16 +182,17 @@ def _owners(linear: LinearMap, frames: Words) -> _Owners:
         mappings[mine] = np.where(whole, records[:, mapping], 0)
         indexes[mine] = records[:, index]
     unique, which = np.unique(mappings, return_inverse=True)
-    files = _named(linear.guest, unique)
-    return _Owners(tuple(files.get(at) for at in unique.tolist()), which.astype(np.int64), indexes)
+    guest, wanted = linear.guest, tuple(unique.tolist())
+    files = guest.recalled("owners of executable pages", wanted, lambda: _named(guest, wanted))
+    return _Owners(tuple(map(files.get, wanted)), which.astype(np.int64), indexes)
 
 
-def _named(guest: Guest, mappings: Words) -> dict[int, GuestFile]:
+def _named(guest: Guest, mappings: Iterable[int]) -> dict[int, GuestFile]:
     """The files of these `address_space`s."""
     names = FileNames(guest)
     host = guest.layout.offset("address_space", "host")
     found: dict[int, GuestFile] = {}
-    for mapping in mappings.tolist():
+    for mapping in mappings:
         if mapping and not mapping & _ANONYMOUS:
             try:
                 found[mapping] = names.of_inode(guest.u64(mapping + host))

@@ -22,7 +22,7 @@ from xml.etree import ElementTree as ET
 import libvirt
 
 from vinci.vmm.domain import NAMESPACE
-from vinci.vmm.instance import Instance, ProcessorTime, instance_of
+from vinci.vmm.instance import Instance, Lives, ProcessorTime
 
 QEMU_USER = "libvirt-qemu"
 """QEMU runs as this unprivileged user: the name that Debian's libvirt is built with and looks up at each start."""
@@ -97,7 +97,8 @@ class VmHost:
             VmmError: libvirt cannot be opened.
         """
         self._on_event = on_event
-        self._pid_files = (root if uri is None else Path("/")) / "run" / ("qemu" if uri is None else "libvirt/qemu")
+        pid_files = (root if uri is None else Path("/")) / "run" / ("qemu" if uri is None else "libvirt/qemu")
+        self._lives = Lives(pid_files)
         libvirt.registerErrorHandler(_quiet, None)
         libvirt.virEventRegisterDefaultImpl()
         threading.Thread(target=_run_event_loop, name="libvirt-events", daemon=True).start()
@@ -184,7 +185,7 @@ class VmHost:
 
     def instance(self, name: str) -> Instance | None:
         """The QEMU process in which a VM runs now; None when it does not run. Asks the machine, not libvirt."""
-        return instance_of(self._pid_files / f"{name}.pid")
+        return self._lives.of(name)
 
     def processor_times(self, instance: Instance) -> dict[int, ProcessorTime]:
         """How long each processor of a VM's life has run and waited; empty when the machine does not tell."""

@@ -6,8 +6,12 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from select import POLLIN, poll
+from threading import Lock
 
 _MIB = 1024 * 1024
 _STARTTIME = 19
@@ -46,15 +50,25 @@ class Instance:
     def processor_times(self) -> dict[int, ProcessorTime]:
         """The times of each of the VM's processors by its number; empty when it ended or QEMU does not tell."""
         found = {}
-        for task in Path(f"/proc/{self.pid}/task").glob("*"):
+        for number, schedstat in _threads(self):
             try:
-                name = _PROCESSOR.fullmatch((task / "comm").read_text().strip())
-                if name is not None:
-                    ran, waited, _ = (task / "schedstat").read_text().split()
-                    found[int(name[1])] = ProcessorTime(int(ran) / 1e9, int(waited) / 1e9)
+                ran, waited, _ = schedstat.read_text().split()
             except (OSError, ValueError):
                 continue
+            found[number] = ProcessorTime(int(ran) / 1e9, int(waited) / 1e9)
         return found
+
+
+@lru_cache(maxsize=4096)
+def _threads(instance: Instance) -> tuple[tuple[int, Path], ...]:
+    """The number and the schedstat of each processor's thread. QEMU has made them before its pid file."""
+    found = []
+    for task in Path(f"/proc/{instance.pid}/task").glob("*"):
+        with suppress(OSError):
+            name = _PROCESSOR.fullmatch((task / "comm").read_text().strip())
+            if name is not None:
+                found.append((int(name[1]), task / "schedstat"))
+    return tuple(found)
 
 
 def instance_of(pid_file: Path) -> Instance | None:
@@ -68,6 +82,44 @@ def instance_of(pid_file: Path) -> Instance | None:
     if name != _MAX_QEMU_NAME or words[0] in ("Z", "X"):
         return None
     return Instance(pid, int(words[_STARTTIME]))
+
+
+class Lives:
+    """Which process a VM runs in now, asked often: once it is known, its pidfd tells whether it still runs."""
+
+    def __init__(self, pid_files: Path) -> None:
+        """`pid_files` is the directory in which each VM has one."""
+        self._pid_files = pid_files
+        self._known: dict[str, tuple[Instance, int, poll]] = {}
+        self._lock = Lock()
+
+    def of(self, name: str) -> Instance | None:
+        """The QEMU process of a VM; None when it does not run."""
+        with self._lock:
+            if name in self._known:
+                instance, descriptor, ended = self._known[name]
+                if not ended.poll(0):
+                    return instance
+                del self._known[name]
+                os.close(descriptor)
+            return self._found(name)
+
+    def _found(self, name: str) -> Instance | None:
+        file = self._pid_files / f"{name}.pid"
+        instance = instance_of(file)
+        if instance is None:
+            return None
+        try:
+            descriptor = os.pidfd_open(instance.pid)
+        except OSError:
+            return None
+        if instance_of(file) != instance:  # it ended, and the number may be another process's
+            os.close(descriptor)
+            return None
+        ended = poll()
+        ended.register(descriptor, POLLIN)
+        self._known[name] = instance, descriptor, ended
+        return instance
 
 
 def open_ram(instance: Instance, memory_mib: int) -> int:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import BASE, SIZE, Types, guest
 
-from vinci.introspect.guest import Budget, OverBudget, StructReader
+from vinci.introspect.guest import Budget, OverBudget
 from vinci.introspect.memory import Unreadable, distinct
+from vinci.introspect.structs import StructReader
 
 
 def test_a_large_read_is_what_small_ones_read() -> None:

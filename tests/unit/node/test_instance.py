@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from vinci.vmm.instance import Instance, instance_of, open_ram
+from vinci.vmm.instance import Instance, Lives, instance_of, open_ram
 
 MIB = 1 << 20
 
@@ -37,3 +39,46 @@ def test_the_ram_is_the_file_that_is_mapped_whatever_lies_at_its_path_and_cannot
             os.close(descriptor)
             with pytest.raises(OSError, match="maps no file of 5 MiB"):
                 open_ram(Instance(os.getpid(), 0), 5)
+
+
+def sleeper(folder: Path) -> subprocess.Popen[bytes]:
+    """A process that has a QEMU's name, and its pid file."""
+    program = folder / "qemu-system-x86"
+    if not program.exists():
+        shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen([program, "100"])
+    while Path(f"/proc/{process.pid}/comm").read_text().strip() != program.name:
+        pass
+    (folder / "vm.pid").write_text(str(process.pid))
+    return process
+
+
+def test_a_life_lasts_until_its_process_ends_also_while_nobody_reaps_it(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    assert lives.of("vm") is None
+    seen = []
+    for _ in range(2):
+        process = sleeper(tmp_path)
+        try:
+            seen.append(lives.of("vm"))
+            assert seen[-1] == lives.of("vm") == instance_of(tmp_path / "vm.pid") is not None
+        finally:
+            process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert lives.of("vm") is None
+        process.wait()
+        assert lives.of("vm") is None
+    assert seen[0] != seen[1]
+
+
+def test_a_life_needs_no_pid_file_any_more(tmp_path: Path) -> None:
+    """libvirt takes it away only when the process has ended; a new one is read when the old process has."""
+    lives, process = Lives(tmp_path), sleeper(tmp_path)
+    try:
+        first = lives.of("vm")
+        (tmp_path / "vm.pid").unlink()
+        assert lives.of("vm") == first
+    finally:
+        process.kill()
+        process.wait()
+    assert lives.of("vm") is None

@@ -14,11 +14,12 @@ import numpy as np
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
-from vinci.introspect.guest import Guest, StructReader, struct_reader
+from vinci.introspect.guest import Guest
 from vinci.introspect.hooks.tables import foreign_functions
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.lists import Broken, chain, list_entries
 from vinci.introspect.sampling import Sample
+from vinci.introspect.structs import StructReader, struct_reader
 
 _LIMIT = 1024
 _NOTIFIERS = {

@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check, CheckResult
 from vinci.introspect.guest import Guest
 from vinci.introspect.hooks import chains, module_pointers, objects, pointers, security, strings, tracing
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.sampling import Sample, check_by_samples
+
+Part = Callable[[Guest, Code, HookTables, Sample], None]
+_PARTS = (pointers.look, module_pointers.look, security.look, tracing.look, objects.look)
+_WALKS = {"chains": chains.look, "strings": strings.look, "super blocks": objects.super_blocks}
+"""Those that read value by value (`Guest.recalled`), and mostly the same ones."""
 
 
 def check_hooks(guest: Guest, trusted: HookTables) -> CheckResult:
@@ -22,14 +30,14 @@ def check_hooks(guest: Guest, trusted: HookTables) -> CheckResult:
 
 def _sample(guest: Guest, code: Code, trusted: HookTables) -> Sample:
     sample = Sample()
-    for part in (
-        pointers.look,
-        module_pointers.look,
-        chains.look,
-        security.look,
-        tracing.look,
-        objects.look,
-        strings.look,
-    ):
-        part(guest, code, trusted, sample)
+    for look in _PARTS:
+        look(guest, code, trusted, sample)
+    for name, walk in _WALKS.items():
+        sample.join(guest.recalled(name, code.spans, partial(_alone, walk, guest, code, trusted)))
+    return sample
+
+
+def _alone(walk: Part, guest: Guest, code: Code, trusted: HookTables) -> Sample:
+    sample = Sample()
+    walk(guest, code, trusted, sample)
     return sample

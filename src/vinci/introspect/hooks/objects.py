@@ -80,7 +80,6 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
         offsets = [inner + guest.layout.offset(kind.struct, pointer) for pointer in kind.pointers]
         for pointer, tables in zip(kind.pointers, linear.columns(objects, offsets), strict=True):
             _objects(guest, code, kind, pointer, objects, tables, sample)
-    _super_blocks(guest, code, sample)
 
 
 def _objects(
@@ -121,8 +120,9 @@ def _can_be_used(guest: Guest, table: int) -> bool:
     return True
 
 
-def _super_blocks(guest: Guest, code: Code, sample: Sample) -> None:
-    """The mounted file systems' own operations, and those of their roots."""
+def super_blocks(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
+    """The mounted file systems' own operations, and those of their roots. Raises Unreadable, Broken."""
+    del trusted
     layout = guest.layout
     link, operations = layout.offset("super_block", "s_list"), layout.offset("super_block", "s_op")
     root, inode = layout.offset("super_block", "s_root"), layout.offset("dentry", "d_inode")

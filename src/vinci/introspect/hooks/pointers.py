@@ -14,7 +14,6 @@ from vinci.introspect.findings import Check
 from vinci.introspect.guest import Guest
 from vinci.introspect.hooks.trusted import HookTables, Pointers
 from vinci.introspect.memory import PAGE_SIZE, Words
-from vinci.introspect.paging import mappings
 from vinci.introspect.sampling import Sample
 
 
@@ -30,7 +29,7 @@ def look(guest: Guest, code: Code, trusted: HookTables, sample: Sample) -> None:
 def _check_place(guest: Guest, sample: Sample) -> None:
     """The kernel must see its data where the checker reads it."""
     start, end = guest.symbol("_sdata") & -PAGE_SIZE, guest.symbol("_edata")
-    pages = mappings(guest.memory, guest.space, start, end)
+    pages = guest.mappings(start, end)
     offset = np.uint64(guest.physical_base - guest.slid(guest.profile.start) & 0xFFFF_FFFF_FFFF_FFFF)
     astray = pages.virtual[pages.virtual + offset != pages.physical]
     if int(pages.size.sum()) < end - start or len(astray):

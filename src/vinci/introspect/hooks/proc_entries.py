@@ -6,10 +6,11 @@ One that was freed still names the table of a module that was unloaded, and anot
 
 from __future__ import annotations
 
-from vinci.introspect.guest import Guest, struct_reader
+from vinci.introspect.guest import Guest
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.lists import Broken
 from vinci.introspect.slabs import Slabs
+from vinci.introspect.structs import struct_reader
 
 _MAX_ENTRIES = 1 << 16
 

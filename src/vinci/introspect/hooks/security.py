@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from blake3 import blake3
 
 from vinci.introspect.btf import Kind
 from vinci.introspect.code import Code
@@ -38,9 +39,16 @@ def security_hooks(guest: Guest) -> list[SecurityHook]:
 
 
 def _security_hooks(guest: Guest) -> list[SecurityHook]:
-    symbols, layout = guest.profile.symbols, guest.layout
+    symbols = guest.profile.symbols
     start, end = symbols["__start_ro_after_init"] & -8, symbols["__end_ro_after_init"] & -8
-    words = memoryview(guest.image(start, end - start).tobytes()).cast("Q")
+    copy = guest.image(start, end - start).tobytes()
+    return guest.recalled("security hooks", blake3(copy).digest(), lambda: _hooks_in(guest, start, end, copy))
+
+
+def _hooks_in(guest: Guest, start: int, end: int, copy: bytes) -> list[SecurityHook]:
+    """The hooks in what lies between two link addresses; of the guest nothing else is read."""
+    symbols, layout = guest.profile.symbols, guest.layout
+    words = memoryview(copy).cast("Q")
     heads, size = symbols["security_hook_heads"], layout.size("security_hook_list")
     head_at, function_at = layout.offset("security_hook_list", "head"), layout.offset("security_hook_list", "hook")
     found: list[SecurityHook] = []

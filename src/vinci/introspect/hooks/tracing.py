@@ -12,10 +12,11 @@ import numpy as np
 
 from vinci.introspect.code import Code
 from vinci.introspect.findings import Check
-from vinci.introspect.guest import Guest, struct_reader
+from vinci.introspect.guest import Guest
 from vinci.introspect.hooks.trusted import HookTables
 from vinci.introspect.lists import Broken, chain, list_entries
 from vinci.introspect.sampling import Sample
+from vinci.introspect.structs import struct_reader
 
 _LIMIT = 4096
 _PROBE_HEADS = 64

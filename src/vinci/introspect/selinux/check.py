@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Sequence
 
 from vinci.introspect.findings import Check, CheckResult
-from vinci.introspect.guest import Guest, struct_reader
+from vinci.introspect.guest import Guest
 from vinci.introspect.hooks.security import hook_name, security_hooks
 from vinci.introspect.memory import Implausible
 from vinci.introspect.sampling import Sample, check_by_samples
@@ -15,6 +15,7 @@ from vinci.introspect.selinux.form import Form, Record, Section, differences
 from vinci.introspect.selinux.policy_file import read_policy
 from vinci.introspect.selinux.policy_memory import PolicyMemory
 from vinci.introspect.selinux.snapshot import Snapshot
+from vinci.introspect.structs import struct_reader
 
 _INITIAL = 0
 """OCON_ISID."""

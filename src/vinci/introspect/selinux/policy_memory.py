@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from vinci.introspect.btf import Layout
-from vinci.introspect.guest import Guest, StructReader
+from vinci.introspect.guest import Guest
 from vinci.introspect.lists import Broken, chain
 from vinci.introspect.selinux.form import MAX_BITS, Form, Record, Section, unknown
+from vinci.introspect.structs import StructReader
 
 _LIMIT = 1 << 20
 _BITMAP_WORDS = 6

@@ -43,7 +43,7 @@ def backoff(failures: int) -> float:
 
 
 def interval(settings: Introspection, chance: float) -> float:
-    """Seconds from one look at a VM to the next one, of a `chance` from 0 to 1 that nobody can foretell; the period on average."""
+    """Seconds from a look at a VM to the next, the period on average. `chance`: from 0 to 1, for nobody to foretell."""
     return settings.period_ms / 1000 * (1 + settings.jitter_percent / 100 * (chance - 0.5))
 
 
