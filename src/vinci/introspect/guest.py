@@ -218,6 +218,16 @@ class Guest:
 
     def read(self, address: int, size: int) -> bytes:
         """Copy `size` bytes from a kernel virtual address. Raises Unreadable, OverBudget."""
+        trace = self._trace
+        if trace is None:
+            return self._copy(address, size)
+        # A read that fails is not noted, and the work may go on without it.
+        whole, trace.whole = trace.whole, False
+        content = self._copy(address, size)
+        trace.whole = whole and size < _BULK and trace.within_bounds
+        return content
+
+    def _copy(self, address: int, size: int) -> bytes:
         self.budget.spend(size)
         if size < 0:
             raise Unreadable(f"{size} bytes at {address:#x}")
@@ -252,7 +262,6 @@ class Guest:
         return known + (address & (PAGE_SIZE - 1))
 
     def _many_pages(self, address: int, size: int) -> bytes:
-        self._untraced()
         first = address & -PAGE_SIZE
         pages: list[int] = []
         page, end = first, address + size

@@ -23,7 +23,7 @@ _MAX_LISTINGS = 16
 """Where a listing begins may be a guest's word, so there might be any number."""
 _MAX_TABLES, _MAX_ROWS = 512, 1 << 15
 """Of a listing that is kept."""
-_MAX_READS = 1 << 14
+_MAX_READS, _MAX_BYTES = 1 << 14, 1 << 20
 """Of a walk that is kept."""
 
 Places = npt.NDArray[np.int64]
@@ -77,9 +77,10 @@ class Trace:
     """All that a piece of work reads of a guest: where it lies in the RAM file, and the very bytes that came of it."""
 
     whole: bool = True
-    """False when something was read that is not here."""
+    """False when something was read that is not here, or could not be read."""
     pages: dict[int, int] = field(default_factory=dict)
     """Where the RAM file holds each page of virtual memory that was read from."""
+    _size: int = 0
     _words: list[tuple[int, bytes]] = field(default_factory=list)
     _bytes: list[tuple[int, bytes]] = field(default_factory=list)
 
@@ -87,7 +88,12 @@ class Trace:
         """A read within one page: of what address, at which place of the RAM file, with what result."""
         self.pages[address & -PAGE_SIZE] = at & -PAGE_SIZE
         (self._bytes if (at | len(content)) & 7 else self._words).append((at, content))
-        self.whole = self.whole and len(self._bytes) + len(self._words) <= _MAX_READS
+        self._size += len(content)
+
+    @property
+    def within_bounds(self) -> bool:
+        """Whether it is small enough to be kept."""
+        return len(self._bytes) + len(self._words) <= _MAX_READS and self._size <= _MAX_BYTES
 
     def walk(self, key: Hashable, result: Any) -> Walk:
         """What is to be kept of it."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from synthetic import BASE, SIZE, guest, put
 from test_paging import PAGES, frames, memory_of, tables
 
 from vinci.introspect import recall
-from vinci.introspect.guest import Guest
+from vinci.introspect.guest import Budget, Guest, OverBudget
 from vinci.introspect.lists import list_entries
 from vinci.introspect.memory import Implausible, Unreadable
 from vinci.introspect.paging import AddressSpace, Mappings, mappings
@@ -143,6 +144,42 @@ def test_a_page_that_leads_elsewhere_now_counts_as_changed_though_the_bytes_at_i
         seen.recalled("word", None, lambda: seen.u64(BASE))
 
 
+def test_a_read_that_failed_is_made_again_though_the_work_went_on_without_it() -> None:
+    """A guest unmaps the page for one look, and has it back with something else in it."""
+    seen, ram = guest()
+    put(ram, BASE, 666)
+    lower = SIZE - 3 * 4096
+    entry, ram[lower : lower + 8] = ram[lower : lower + 8], bytes(8)
+
+    def work() -> int:
+        found = seen.u64(BASE + SIZE // 2)
+        with suppress(Unreadable):
+            found = seen.u64(BASE)
+        seen.u64(BASE + SIZE // 2)
+        return found
+
+    assert seen.recalled("word", None, work) == 0
+    ram[lower : lower + 8] = entry
+    seen.begin()
+    assert seen.recalled("word", None, work) == 666
+
+
+def test_work_that_went_on_without_its_budget_is_made_again() -> None:
+    seen, ram = guest()
+    put(ram, BASE, 666)
+
+    def work() -> list[int]:
+        found = []
+        with suppress(OverBudget):
+            found.append(seen.u64(BASE))
+        return found
+
+    seen.begin(budget=Budget(reads=0))
+    assert seen.recalled("words", None, work) == []
+    seen.begin(budget=Budget())
+    assert seen.recalled("words", None, work) == [666]
+
+
 def test_what_the_guest_changed_while_it_was_read_is_never_recalled() -> None:
     """It shows a clean word, and the foul one right after: the digest is of the bytes that the work was given."""
     seen, ram = guest()
@@ -183,8 +220,9 @@ def test_work_that_reads_in_a_way_that_is_not_noted_is_made_each_time(way: objec
     assert len(made) == 3
 
 
-def test_work_that_reads_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recall, "_MAX_READS", 10)
+@pytest.mark.parametrize(("bound", "value"), [("_MAX_READS", 10), ("_MAX_BYTES", 80)])
+def test_work_that_reads_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch, bound: str, value: int) -> None:
+    monkeypatch.setattr(recall, bound, value)
     seen, _ram = guest()
     for count, kept in ((10, True), (11, False)):
         seen.recalled("reads", count, lambda count=count: [seen.u64(BASE + 8 * n) for n in range(count)])  # type: ignore[misc]
