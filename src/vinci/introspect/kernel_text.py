@@ -24,6 +24,11 @@ _OPTIONS = b"!cmt,!mbmtotal,!mbmlocal,!l3cat"
 """Of the resctrl driver (arch/x86/kernel/cpu/resctrl/core.c), which cuts it in place at its commas on Skylake."""
 _CONTEXT = 8
 """Differing bytes closer than that are one finding."""
+_CHUNKS = "chunks of kernel text"
+_CHUNK = 64 * 1024
+"""Text of which a chunk has changed is explained there anew, and not as a whole."""
+_LONGEST_SITE = 32
+"""Bytes of a patch site: half of what is looked at beside a chunk, for its sites that reach beyond it."""
 
 
 def text_end(profile: Profile) -> int:
@@ -37,10 +42,57 @@ def check_text(guest: Guest) -> CheckResult:
     start, end = profile.start, text_end(profile)
 
     def explain(seen: Bytes) -> Offsets:
-        found = unexplained(seen, profile.relocated(start, end, guest.slide), profile.allowed)
-        return unpatched(Livepatch(guest), guest.slid(start), seen, found) if len(found) else found
+        parts = changed_parts(seen, guest.verified.get(_CHUNKS))
+        offsets = [_explained(seen, first, last, guest) for first, last in parts]
+        found = np.concatenate([np.zeros(0, np.int64), *offsets])
+        found = unpatched(Livepatch(guest), guest.slid(start), seen, found) if len(found) else found
+        if not len(found):
+            guest.verified[_CHUNKS] = _digests(seen)
+        return found
 
     return check_by_samples(Check.TEXT, guest, lambda: _sample(guest, Check.TEXT, start, end, explain))
+
+
+def changed_parts(seen: Bytes, known: bytes | None) -> list[tuple[int, int]]:
+    """Start and end of each run of chunks that are not those of which digests are known; all when none are."""
+    if known is None:
+        return [(0, len(seen))]
+    pairs = zip(_each(_digests(seen)), _each(known), strict=True)
+    changed = [number * _CHUNK for number, (now, before) in enumerate(pairs) if now != before]
+    parts: list[tuple[int, int]] = []
+    for first in changed:
+        begin = parts.pop()[0] if parts and parts[-1][1] == first else first
+        parts.append((begin, min(first + _CHUNK, len(seen))))
+    return parts
+
+
+def _digests(code: Bytes) -> bytes:
+    return b"".join(blake3(code[at : at + _CHUNK].data).digest() for at in range(0, len(code), _CHUNK))
+
+
+def _each(digests: bytes) -> list[bytes]:
+    return [digests[at : at + 32] for at in range(0, len(digests), 32)]
+
+
+def _explained(seen: Bytes, first: int, last: int, guest: Guest) -> Offsets:
+    """Offsets of bytes in a part that the image and its patch sites do not explain.
+
+    Bytes beside it count as well that are of one site with bytes in it.
+    """
+    profile = guest.profile
+    begin, end = max(first - 2 * _LONGEST_SITE, 0), min(last + 2 * _LONGEST_SITE, len(seen))
+    sites = []
+    for rows in profile.allowed:
+        length = rows.content.shape[1]
+        if length > _LONGEST_SITE:
+            raise ValueError(f"a patch site of {length} bytes")
+        within = (rows.at >= begin) & (rows.at <= end - length)
+        sites.append(Allowed(rows.at[within] - begin, rows.content[within]))
+    expected = profile.relocated(profile.start + begin, profile.start + end, guest.slide)
+    found = unexplained(seen[begin:end], expected, sites) + begin
+    lower = begin + _LONGEST_SITE if begin else 0
+    upper = end - _LONGEST_SITE if end < len(seen) else end
+    return found[(found >= lower) & (found < upper)]
 
 
 def unpatched(livepatch: Livepatch, base: int, seen: Bytes, offsets: Offsets) -> Offsets:
