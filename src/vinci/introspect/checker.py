@@ -96,6 +96,8 @@ class Checker:
                     guest = attach(vm.memory, request.registers, self._profile)
                     kind = VmKind(request.kind)
                     vm.subject = Subject(guest, self._certified[kind], self._hooks, PROGRAMS[kind], SANDBOXED[kind])
+        except MemoryError:
+            raise  # what all VMs take together
         except (Exception, OutOfTimeError) as error:  # whatever a guest can provoke counts against it
             milliseconds = (time.perf_counter() - started) * 1000
             return (CheckResult(Check.PLACE, 0, milliseconds, error=sentence(error)),)

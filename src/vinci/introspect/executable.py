@@ -18,7 +18,7 @@ from vinci.introspect.jit import explain_packs
 from vinci.introspect.kernel_text import text_end
 from vinci.introspect.livepatch import Livepatch
 from vinci.introspect.loaded import MODULES_END, MODULES_START, listed, plausible
-from vinci.introspect.memory import PAGE_SIZE
+from vinci.introspect.memory import PAGE_SIZE, Words
 from vinci.introspect.paging import Mappings
 from vinci.introspect.real_mode import real_mode
 from vinci.introspect.sampling import Sample, check_by_samples
@@ -108,15 +108,18 @@ def _module_text(guest: Guest, pages: Mappings) -> np.ndarray[tuple[int], np.dty
         np.searchsorted(starts, pages.virtual, "right") - 1
     )  # of spans that overlap, which honest ones do not, the last
     whole = (ends + np.uint64(PAGE_SIZE - 1)) & np.uint64(-PAGE_SIZE & 0xFFFF_FFFF_FFFF_FFFF)
-    owned: np.ndarray[tuple[int], np.dtype[np.bool_]] = (at >= 0) & (pages.virtual + pages.size <= whole[at])
+    owned: np.ndarray[tuple[int], np.dtype[np.bool_]] = (at >= 0) & (_last_bytes(pages) < whole[at])
     return owned
 
 
 def _within(pages: Mappings, start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """The pages that lie wholly in a range of whole pages; a large one that reaches beyond it does not."""
-    return (pages.virtual >= np.uint64(start)) & (
-        pages.virtual + pages.size <= np.uint64(-(-end // PAGE_SIZE) * PAGE_SIZE)
-    )
+    return (pages.virtual >= np.uint64(start)) & (_last_bytes(pages) < np.uint64(-(-end // PAGE_SIZE) * PAGE_SIZE))
+
+
+def _last_bytes(pages: Mappings) -> Words:
+    """The address of each page's last byte. Behind the topmost page there is none: its end would be 0."""
+    return pages.virtual + (pages.size - np.uint64(1))
 
 
 def _runs(pages: Mappings, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Iterator[tuple[int, int]]:

@@ -109,14 +109,19 @@ class Guest:
             return
         if not same_check:
             self.passing.begin()
+        self.forget()
+        if processors is not None:
+            self.processors = processors
+
+    def forget(self) -> None:
+        """Let go of what holds for one look, or one sample, only: also between looks, for a guest decides how much."""
+        self._trace = None
         self._tlb.clear()
         self._large.clear()
         self._places.clear()
         self._large_places.clear()
         self._straight = 0, b""
         self._shared.clear()
-        if processors is not None:
-            self.processors = processors
 
     def shared(self, name: str, work: Callable[[], T]) -> T:
         """What `work` returned when it was first asked for in this look: what several checks need."""

@@ -48,7 +48,10 @@ class LinearMap:
         end = max(region.physical + region.size for region in guest.memory.regions)
         pages = guest.mappings(base, base + end)
         bent = pages.virtual - np.uint64(base) != pages.physical
-        guest.learn_straight(base, guest.kept("straight pages", pages, lambda: _straight(base, pages, bent)))
+        if pages.virtual.flags.writeable:  # a listing that was not kept is another one the next time
+            guest.learn_straight(base, _straight(base, pages, bent))
+        else:
+            guest.learn_straight(base, guest.kept("straight pages", pages, lambda: _straight(base, pages, bent)))
         return cls(guest, base, pages.virtual[bent])
 
     def frames(self, addresses: Words) -> npt.NDArray[np.int64]:
@@ -143,6 +146,7 @@ def _straight(base: int, pages: Mappings, bent: npt.NDArray[np.bool_]) -> bytes:
     """For each page of the direct map whether it is mapped to its own physical address."""
     first = ((pages.virtual - np.uint64(base)) // np.uint64(PAGE_SIZE)).astype(np.int64)[~bent]
     count = (pages.size // np.uint64(PAGE_SIZE)).astype(np.int64)[~bent]
-    mapped = np.zeros(int((first + count).max(initial=0)), np.bool_)
-    mapped[np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())] = True
-    return mapped.tobytes()
+    edges = np.zeros(int((first + count).max(initial=0)) + 1, np.int8)
+    edges[first] += 1
+    edges[first + count] -= 1
+    return np.cumsum(edges, dtype=np.int8)[:-1].tobytes()

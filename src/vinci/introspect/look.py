@@ -154,14 +154,15 @@ def look(
             subject.known = len(results) == len(checks)
     except OutOfTimeError as error:
         results.append(CheckResult(check, 0, _since(started), error=str(error)))
+    subject.guest.forget()
     return tuple(results)
 
 
 def _made(check: Check, function: CheckFunction, subject: Subject, started: float) -> CheckResult:
     try:
         return function(subject)
-    except ImportError:
-        raise  # a defect of the checker's own: the VM is unchecked then, not tampered with
+    except (ImportError, MemoryError):
+        raise  # a defect of the checker's own, or what all VMs take together: this one is unchecked, not tampered with
     except Exception as error:  # whatever a guest can provoke ends here, and counts against it
         return CheckResult(check, 0, _since(started), error=sentence(error))
 

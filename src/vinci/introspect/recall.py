@@ -21,8 +21,8 @@ from vinci.introspect.paging import AddressSpace, Mappings, mappings
 
 _MAX_LISTINGS = 16
 """Where a listing begins may be a guest's word, so there might be any number."""
-_MAX_TABLES, _MAX_ROWS = 512, 1 << 15
-"""Of a listing that is kept."""
+_MAX_TABLES, _MAX_ROWS, _MAX_ALL_ROWS = 512, 1 << 15, 1 << 16
+"""Of a listing that is kept, and of all of them."""
 _MAX_READS, _MAX_BYTES = 1 << 14, 1 << 20
 """Of a walk that is kept."""
 
@@ -63,7 +63,8 @@ class Listings:
         pages = mappings(memory, space, start, end, read=read, **options)
         self._kept.pop(key, None)
         if sum(map(len, frames)) <= _MAX_TABLES and len(pages) <= _MAX_ROWS and not pages.lost:
-            if len(self._kept) >= _MAX_LISTINGS:
+            rows = len(pages) + sum(len(each.pages) for each in self._kept.values())
+            if len(self._kept) >= _MAX_LISTINGS or rows > _MAX_ALL_ROWS:
                 self._kept.clear()
             for column in fields(pages):
                 if isinstance(values := getattr(pages, column.name), np.ndarray):
@@ -81,19 +82,23 @@ class Trace:
     pages: dict[int, int] = field(default_factory=dict)
     """Where the RAM file holds each page of virtual memory that was read from."""
     _size: int = 0
+    _torn: bool = False
     _words: list[tuple[int, bytes]] = field(default_factory=list)
     _bytes: list[tuple[int, bytes]] = field(default_factory=list)
 
     def add(self, address: int, at: int, content: bytes) -> None:
         """A read within one page: of what address, at which place of the RAM file, with what result."""
-        self.pages[address & -PAGE_SIZE] = at & -PAGE_SIZE
-        (self._bytes if (at | len(content)) & 7 else self._words).append((at, content))
-        self._size += len(content)
+        odd = (at | len(content)) & 7
+        self._size += len(content) * (8 if odd else 1)  # so much is kept of it
+        place = at & -PAGE_SIZE
+        self._torn = self._torn or self.pages.setdefault(address & -PAGE_SIZE, place) != place
+        if self.within_bounds:
+            (self._bytes if odd else self._words).append((at, content))
 
     @property
     def within_bounds(self) -> bool:
-        """Whether it is small enough to be kept."""
-        return len(self._bytes) + len(self._words) <= _MAX_READS and self._size <= _MAX_BYTES
+        """Whether it is small enough to be kept, and no page was in two places while it was made."""
+        return not self._torn and len(self._bytes) + len(self._words) <= _MAX_READS and self._size <= _MAX_BYTES
 
     def walk(self, key: Hashable, result: Any) -> Walk:
         """What is to be kept of it."""

@@ -182,8 +182,9 @@ def _owners(linear: LinearMap, frames: Words) -> _Owners:
         mappings[mine] = np.where(whole, records[:, mapping], 0)
         indexes[mine] = records[:, index]
     unique, which = np.unique(mappings, return_inverse=True)
-    guest, wanted = linear.guest, tuple(unique.tolist())
-    files = guest.recalled("owners of executable pages", wanted, lambda: _named(guest, wanted))
+    guest, wanted = linear.guest, unique.tolist()
+    key = blake3(unique.tobytes()).digest()  # there may be any number of them
+    files = guest.recalled("owners of executable pages", key, lambda: _named(guest, wanted))
     return _Owners(tuple(map(files.get, wanted)), which.astype(np.int64), indexes)
 
 

@@ -50,24 +50,28 @@ class Instance:
     def processor_times(self) -> dict[int, ProcessorTime]:
         """The times of each of the VM's processors by its number; empty when it ended or QEMU does not tell."""
         found = {}
-        for number, schedstat in _threads(self):
-            try:
-                ran, waited, _ = schedstat.read_text().split()
-            except (OSError, ValueError):
-                continue
-            found[number] = ProcessorTime(int(ran) / 1e9, int(waited) / 1e9)
+        with suppress(LookupError):
+            for number, schedstat in _threads(self):
+                with suppress(OSError, ValueError):
+                    ran, waited, _ = schedstat.read_text().split()
+                    found[number] = ProcessorTime(int(ran) / 1e9, int(waited) / 1e9)
         return found
 
 
 @lru_cache(maxsize=4096)
 def _threads(instance: Instance) -> tuple[tuple[int, Path], ...]:
-    """The number and the schedstat of each processor's thread. QEMU has made them before its pid file."""
+    """The number and the schedstat of each processor's thread; they stay the same for a VM's life.
+
+    Raises LookupError when there is none yet.
+    """
     found = []
     for task in Path(f"/proc/{instance.pid}/task").glob("*"):
         with suppress(OSError):
             name = _PROCESSOR.fullmatch((task / "comm").read_text().strip())
             if name is not None:
                 found.append((int(name[1]), task / "schedstat"))
+    if not found:
+        raise LookupError(f"process {instance.pid} has no processors")
     return tuple(found)
 
 
@@ -116,10 +120,19 @@ class Lives:
         if instance_of(file) != instance:  # it ended, and the number may be another process's
             os.close(descriptor)
             return None
+        self._let_go()
+        self._let_go()
         ended = poll()
         ended.register(descriptor, POLLIN)
         self._known[name] = instance, descriptor, ended
         return instance
+
+    def _let_go(self) -> None:
+        """Of processes that ended, of VMs that nobody may ask for again."""
+        for name, (_, descriptor, ended) in list(self._known.items()):
+            if ended.poll(0):
+                del self._known[name]
+                os.close(descriptor)
 
 
 def open_ram(instance: Instance, memory_mib: int) -> int:

@@ -33,6 +33,9 @@ class _Guest:
     def begin(self, *_: object) -> None:
         pass
 
+    def forget(self) -> None:
+        pass
+
 
 def _look(*functions: tuple[Check, CheckFunction], seconds: float = 5.0) -> tuple[CheckResult, ...]:
     subject = Subject(cast(Guest, _Guest()), None, None)  # type: ignore[arg-type]
@@ -51,10 +54,16 @@ def _raises(check: Check, error: BaseException) -> tuple[Check, CheckFunction]:
 
 
 def test_a_check_that_fails_counts_against_the_guest_and_the_others_are_made() -> None:
-    rows = _look(_clean(Check.PLACE), _raises(Check.TEXT, MemoryError()), _clean(Check.MODULES))
+    rows = _look(_clean(Check.PLACE), _raises(Check.TEXT, KeyError()), _clean(Check.MODULES))
     assert [row.check for row in rows] == [Check.PLACE, Check.TEXT, Check.MODULES]
-    assert rows[1].error == "MemoryError"
+    assert rows[1].error == "KeyError"
     assert verdict_of(rows) is Verdict.COMPROMISED
+
+
+def test_memory_that_is_used_up_is_no_vms_fault() -> None:
+    """All VMs use it together: whose look it fails at says nothing. The checker ends, and begins with nothing kept."""
+    with pytest.raises(MemoryError):
+        _look(_clean(Check.PLACE), _raises(Check.TEXT, MemoryError()))
 
 
 def test_nothing_is_looked_at_when_the_kernel_is_not_found() -> None:

@@ -17,7 +17,7 @@ from vinci.introspect import recall
 from vinci.introspect.guest import Budget, Guest, OverBudget
 from vinci.introspect.lists import list_entries
 from vinci.introspect.memory import Implausible, Unreadable
-from vinci.introspect.paging import AddressSpace, Mappings, mappings
+from vinci.introspect.paging import LARGE, PRESENT, AddressSpace, Mappings, mappings
 from vinci.introspect.recall import Listings
 
 
@@ -68,6 +68,10 @@ def test_listings_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(40):  # where one begins may be the guest's word
         seen.mappings(BASE + 4096 * number, BASE + SIZE)
     assert len(seen._listings._kept) <= recall._MAX_LISTINGS
+    monkeypatch.setattr(recall, "_MAX_ALL_ROWS", 3)
+    for number in range(4):
+        seen.mappings(BASE + 100 * number, BASE + SIZE)
+        assert sum(len(kept.pages) for kept in seen._listings._kept.values()) <= 3
     monkeypatch.setattr(recall, "_MAX_ROWS", 1)
     pages = seen.mappings(BASE, BASE + SIZE - 4096)
     assert seen.mappings(BASE, BASE + SIZE - 4096) is not pages
@@ -178,6 +182,39 @@ def test_work_that_went_on_without_its_budget_is_made_again() -> None:
     assert seen.recalled("words", None, work) == []
     seen.begin(budget=Budget())
     assert seen.recalled("words", None, work) == [666]
+
+
+def test_a_page_that_was_in_two_places_during_one_walk_is_walked_again() -> None:
+    """A table of small pages becomes a large page between two reads of one page: a race that the guest may win once."""
+    seen, ram = guest()
+    region, entry, table = BASE + SIZE, SIZE - 3 * 4096 + 16, 0x100000
+    struct.pack_into("<2Q", ram, table, 0x101000 | PRESENT, 0x201000 | PRESENT)
+    struct.pack_into("<Q", ram, entry, table | PRESENT)
+    put(ram, BASE + 0x101000, 7)  # the decoy
+    put(ram, BASE + 0x200000, 7, 2)  # where the kernel will look
+
+    def work() -> tuple[int, ...]:
+        found = [seen.u64(region)]
+        struct.pack_into("<Q", ram, entry, 0x200000 | PRESENT | LARGE)
+        found.append(seen.u64(region + 4096))
+        return (*found, seen.u64(region + 8))
+
+    seen.begin()
+    assert seen.recalled("walk", None, work)[0] == 7
+    put(ram, BASE + 0x200000, 666)
+    seen.begin()
+    assert seen.recalled("walk", None, lambda: seen.u64(region)) == 666
+
+
+def test_a_walk_without_an_end_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall, "_MAX_READS", 100)
+    seen, _ram = guest()
+    trace = recall.Trace()
+    seen._trace = trace
+    for number in range(10_000):
+        seen.u64(BASE + 8 * number)
+    assert len(trace._words) <= 101
+    assert not trace.within_bounds
 
 
 def test_what_the_guest_changed_while_it_was_read_is_never_recalled() -> None:

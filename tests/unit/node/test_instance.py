@@ -82,3 +82,32 @@ def test_a_life_needs_no_pid_file_any_more(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert lives.of("vm") is None
+
+
+def test_lives_of_vms_that_nobody_asks_for_again_hold_no_descriptor(tmp_path: Path) -> None:
+    lives = Lives(tmp_path)
+    held = len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(4):
+        process = sleeper(tmp_path)
+        (tmp_path / "vm.pid").rename(tmp_path / f"vm-{number}.pid")
+        try:
+            assert lives.of(f"vm-{number}") is not None
+        finally:
+            process.kill()
+            process.wait()
+    assert len(list(Path("/proc/self/fd").iterdir())) == held + 1
+
+
+def test_processors_are_asked_for_until_there_are_some() -> None:
+    script = "read go; printf 'CPU 1/TCG' > /proc/$$/comm; echo done; read go"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        instance = Instance(process.pid, 0)
+        assert instance.processor_times() == {}
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"done\n"
+        assert list(instance.processor_times()) == [1]
+        process.stdin.close()
+    assert instance.processor_times() == {}
