@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What enforcement costs the file service: the FS-VM as it is, beside the same image with a plain NFS server.
 
-Both serve one client VM in turn, the same requests, round by round. Two figures for each kind of request: the rate that
-the client sees (median of the rounds; it wants a quiet machine), and the processor time that the server's QEMU takes
-(the least of the rounds: under emulation that follows the number of instructions, and hardly the machine's other load).
-Needs root; about five minutes.
+Both serve one client VM the same requests, step by step in turn, and every other round the other way round. Two
+figures for each kind of request, the median of the rounds' ratios: the rate that the client sees, which wants a quiet
+machine, and the processor time that the server's QEMU takes, which under emulation follows the number of instructions.
+Needs root; about half a minute a round.
 
     .venv/bin/python bench/file_service.py [ROUNDS]
 """
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/system/fs_rig"))
 
 import scenario  # noqa: E402
+from asyncssh import SSHClientProcess  # noqa: E402
 from rig import Machine, Rig, Wire  # noqa: E402
 from scenario import CLIENTS, Client  # noqa: E402
 
@@ -78,32 +79,38 @@ echo Y >/proc/fs/nfsd/v4_end_grace || true
 
 @dataclass(frozen=True)
 class Cost:
-    """What one step of a round took: seconds at the client, seconds of the server's processor."""
+    """What one step took: seconds at the client, seconds of the server's processor."""
 
     wall: float
     processor: float
 
 
 def busy(machine: Machine) -> float:
-    """Seconds of processor time that the machine has taken so far."""
-    fields = Path(f"/proc/{machine.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of processor time that the machine's threads have taken so far."""
+    threads = Path(f"/proc/{machine.process.pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-async def measure(server: Machine, clients: Machine, client: Client, version: str) -> dict[str, Cost]:
-    """The cost of one round, by step."""
-    command = f"as {client.name} 20001 python3 /run/t/bench.py /m/{client.name}-{version}"
-    process = await clients.channel.process(f". /run/t/client.sh; {command}")
-    used: dict[str, Cost] = {}
-    for step in STEPS:
-        before, begun = busy(server), time.monotonic()
-        process.stdin.write(f"{step}\n".encode())
-        if (await asyncio.wait_for(process.stdout.readline(), 120)).strip() != b"done":
-            raise OSError(f"{client.name} {version} {step}: {(await process.stderr.read()).decode()}")
-        used[step] = Cost(time.monotonic() - begun, busy(server) - before)
-    process.stdin.write_eof()
-    await process.wait_closed()
-    return used
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A server, and the client's program that asks it."""
+
+    server: Machine
+    process: SSHClientProcess[bytes]
+
+    @classmethod
+    async def start(cls, server: Machine, clients: Machine, client: Client, version: str) -> Side:
+        """Start the client's program."""
+        command = f"as {client.name} 20001 python3 /run/t/bench.py /m/{client.name}-{version}"
+        return cls(server, await clients.channel.process(f". /run/t/client.sh; {command}"))
+
+    async def step(self, step: str) -> Cost:
+        """The cost of one step."""
+        before, begun = busy(self.server), time.monotonic()
+        self.process.stdin.write(f"{step}\n".encode())
+        if (await asyncio.wait_for(self.process.stdout.readline(), 120)).strip() != b"done":
+            raise OSError(f"{step}: {(await self.process.stderr.read()).decode()}")
+        return Cost(time.monotonic() - begun, busy(self.server) - before)
 
 
 async def start(rig: Rig) -> tuple[Machine, Machine, Machine]:
@@ -143,16 +150,15 @@ async def start(rig: Rig) -> tuple[Machine, Machine, Machine]:
     return enforced, plain, clients
 
 
-def report(version: str, step: str, ours: list[Cost], theirs: list[Cost]) -> None:
-    """A row: plain and enforced, and the ratio of the enforcing server's rate to the plain one's, by both measures."""
-    wall = [statistics.median(cost.wall for cost in costs) for costs in (theirs, ours)]
-    processor = [min(cost.processor for cost in costs) for costs in (theirs, ours)]
-    print(
-        f"NFSv{version:4}{step:8}plain, enforced: "
-        f"{wall[0]:6.2f} s {wall[1]:6.2f} s {wall[0] / wall[1]:5.2f}   "
-        f"{processor[0]:6.2f} s {processor[1]:6.2f} s {processor[0] / processor[1]:5.2f}",
-        flush=True,
-    )
+def report(version: str, step: str, pairs: list[tuple[Cost, Cost]]) -> None:
+    """A row: the medians, and the median of the rounds' ratios with the middle half of them, by both measures."""
+    row = f"NFSv{version:4}{step:8}"
+    for measure in ("wall", "processor"):
+        ours, theirs = ([getattr(pair[side], measure) for pair in pairs] for side in (0, 1))
+        low, middle, high = statistics.quantiles([b / a for a, b in zip(ours, theirs, strict=True)], n=4)
+        row += f"{statistics.median(theirs):6.2f} s {statistics.median(ours):6.2f} s "
+        row += f"{middle:5.2f} ({low:.2f}-{high:.2f})  "
+    print(row, flush=True)
 
 
 async def main(rounds: int) -> None:
@@ -162,18 +168,26 @@ async def main(rounds: int) -> None:
     try:
         enforced, plain, clients = await start(rig)
         print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, TCG; {rounds} rounds in turn")
-        print("1.00: enforcement costs nothing     rate at the client      server's processor")
+        print(f"{'1.00: enforcement costs nothing':19}  rate at the client{'':19}server's processor")
         for version in ("4.2", "3"):
-            ours: list[dict[str, Cost]] = []
-            theirs: list[dict[str, Cost]] = []
-            for _ in range(rounds):
-                ours.append(await measure(enforced, clients, ENFORCED, version))
-                theirs.append(await measure(plain, clients, PLAIN, version))
+            sides = (
+                await Side.start(enforced, clients, ENFORCED, version),
+                await Side.start(plain, clients, PLAIN, version),
+            )
+            pairs: dict[str, list[tuple[Cost, Cost]]] = {step: [] for step in STEPS}
+            for number in range(rounds):
+                for step in STEPS:
+                    first, second = sides if number % 2 else sides[::-1]
+                    costs = {first: await first.step(step), second: await second.step(step)}
+                    pairs[step].append((costs[sides[0]], costs[sides[1]]))
+            for side in sides:
+                side.process.stdin.write_eof()
+                await side.process.wait_closed()
             for step in STEPS:
-                report(version, step, [one[step] for one in ours], [one[step] for one in theirs])
+                report(version, step, pairs[step])
     finally:
         await rig.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 6))
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 12))
