@@ -8,20 +8,18 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from vinci.images.build import Images, find_images
-from vinci.model.infrastructure import Infrastructure, Peers
-from vinci.model.load import parse
 from vinci.model.problems import DeclarationError
-from vinci.model.source import Source
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.channel import ChannelError
 from vinci.node.consoles import Consoles
 from vinci.node.events import watch_file_server, watch_firewall, watch_packets
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
+from vinci.node.in_force import InForce, derive
 from vinci.node.introspection.evidence import Evidence
 from vinci.node.introspection.incidents import Incidents
 from vinci.node.introspection.response import Responder
@@ -30,10 +28,8 @@ from vinci.node.network import NodeNetwork
 from vinci.node.paths import NodePaths
 from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
 from vinci.node.sessions import Logins
-from vinci.plan.compile import compile_plan
 from vinci.plan.narrowing import narrowed
-from vinci.plan.types import NodePlan, Plan, Vm, VmKind
-from vinci.policy.flows import analyse, leak_problems
+from vinci.plan.types import Vm, VmKind
 from vinci.policy.login import Entrance
 from vinci.store.sqlite import Session, Store
 from vinci.vmm.domain import Accelerator
@@ -45,18 +41,6 @@ PACKETS = "(dropped packets)"
 """Name of the task that listens to the bridges; no VM is called so."""
 SWEEP = "(sweep)"
 """Name of the task that looks at the VMs."""
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """The declaration that the node follows, and what was derived from it."""
-
-    version: int
-    path: str
-    infrastructure: Infrastructure
-    source: Source
-    plan: Plan
-    node_plan: NodePlan
 
 
 def _silent(_progress: Progress) -> None:
@@ -126,7 +110,7 @@ class Agent:
             self.guests.given.of,
             self._responder.respond,
             self._lift,
-            self._ethertypes,
+            lambda vm: self.in_force.ethertypes(vm) if self.in_force is not None else (),
         )
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -147,7 +131,7 @@ class Agent:
         if stored is None:
             return
         try:
-            self.in_force = self._derive(stored.version, stored.path, stored.text)
+            self.in_force = derive(self.paths.node, stored.version, stored.path, stored.text)
         except Exception as error:  # a file that an older version took may break this one in any way
             if not isinstance(error, DeclarationError):
                 _LOG.exception("the stored declaration cannot be taken up")
@@ -173,17 +157,6 @@ class Agent:
                     Event.OPERATION_FAILED, Severity.ERROR, f"grants on {vm.name} are not revoked: {error}", vm=vm.name
                 )
 
-    def _derive(self, version: int, path: str, text: bytes) -> InForce:
-        declaration = parse(text, path)
-        infrastructure = declaration.infrastructure
-        if leaks := leak_problems(analyse(infrastructure), declaration.source):
-            raise DeclarationError(leaks)
-        plan = compile_plan(infrastructure)
-        node_plan = next((node for node in plan.nodes if node.node == self.paths.node), None)
-        if node_plan is None:
-            node_plan = NodePlan(self.paths.node, (), (), (), ())
-        return InForce(version, path, infrastructure, declaration.source, plan, node_plan)
-
     def _use(self, in_force: InForce) -> None:
         self.in_force = in_force
         self.invalid = None
@@ -200,7 +173,7 @@ class Agent:
         async with self._changing:
             if self.is_down:
                 raise OSError("the agent is ending after a `down`: run `vinci up` again")
-            candidate = await asyncio.to_thread(self._derive, 0, path, text)
+            candidate = await asyncio.to_thread(derive, self.paths.node, 0, path, text)
             images = await asyncio.to_thread(find_images, self._cache)
             self.guests.use(images)
             self.introspection.use_images(images)
@@ -262,7 +235,7 @@ class Agent:
     async def _end_sessions_without_right(self) -> None:
         assert self.in_force is not None
         users = self.in_force.infrastructure.users
-        vms = {vm.name: vm for vm in self.in_force.node_plan.vms}
+        vms = self.in_force.vms
         for session in self.store.sessions():
             member = session.user in users and session.community in users[session.user].communities
             vm = vms.get(session.vm)
@@ -358,14 +331,7 @@ class Agent:
                 self._watchers[name] = asyncio.create_task(watch(self, name))
 
     def _declared_vms(self) -> dict[str, Vm]:
-        return {vm.name: vm for vm in self.in_force.node_plan.vms} if self.in_force is not None else {}
-
-    def _ethertypes(self, vm: Vm) -> tuple[int, ...]:
-        """Those that a VM may exchange with others of its community."""
-        if self.in_force is None or vm.kind is not VmKind.APP or vm.community is None:
-            return ()
-        community = self.in_force.infrastructure.communities.get(vm.community)
-        return community.ethertypes if community and community.app_vms.peers is Peers.ALL else ()
+        return self.in_force.vms if self.in_force is not None else {}
 
     def _sessions_with_rights(self) -> list[Session]:
         """Sessions whose users the file servers may know: none in a VM that is in quarantine."""

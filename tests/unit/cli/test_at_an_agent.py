@@ -7,8 +7,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from running_agent import NOBODY, Running, running_agent
@@ -19,9 +17,8 @@ from vinci.cli import declare
 from vinci.cli.failure import Status
 from vinci.cli.main import app
 from vinci.model.problems import DeclarationError
-from vinci.node.agent import Agent
 from vinci.node.audit import Event
-from vinci.node.paths import NodePaths
+from vinci.node.in_force import derive
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the agent's API answers root only")
 
@@ -182,12 +179,11 @@ def test_explain_an_event(agent: Running) -> None:
     assert (status, "no record 999" in output) == (Status.USAGE, True)
 
 
-def test_the_agent_refuses_a_leak_whoever_asks(tmp_path: Path) -> None:
-    state = cast(Agent, SimpleNamespace(paths=NodePaths(tmp_path, "n1")))
+def test_the_agent_refuses_a_leak_whoever_asks() -> None:
     text = HOSPITAL.read_text()
-    assert Agent._derive(state, 1, "good.yaml", text.encode()).version == 1
+    assert derive("n1", 1, "good.yaml", text.encode()).version == 1
     with pytest.raises(DeclarationError, match="administration sends requests to https") as refused:
-        Agent._derive(state, 1, "leaky.yaml", text.replace(*LEAK).encode())
+        derive("n1", 1, "leaky.yaml", text.replace(*LEAK).encode())
     assert refused.value.problems[0].line == 1 + text.splitlines().index("  - from: administration")
     with pytest.raises(DeclarationError, match="nurses may read share log"):
-        Agent._derive(state, 1, "leaky.yaml", text.replace(LOG, LOG_READ).encode())
+        derive("n1", 1, "leaky.yaml", text.replace(LOG, LOG_READ).encode())

@@ -26,7 +26,8 @@ from vinci.policy.expected import MEASURED_OPERATIONS, Place
 from vinci.policy.login import Entrance
 
 if TYPE_CHECKING:
-    from vinci.node.agent import Agent, InForce
+    from vinci.node.agent import Agent
+    from vinci.node.in_force import InForce
 
 Json = dict[str, object]
 NOWHERE = "127.0.0.1"
