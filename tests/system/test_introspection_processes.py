@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fs_rig import scenario
 from seen_vm import Seen, boot_seen
@@ -23,12 +24,14 @@ from vinci.introspect.certified import CertifiedFiles
 from vinci.introspect.findings import CheckResult, Finding, Severity
 from vinci.introspect.guest import Guest
 from vinci.introspect.hooks import HookTables, check_hooks
+from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import GuestMemory
 from vinci.introspect.network import check_network
 from vinci.introspect.processes import check_processes
 from vinci.introspect.profile import Profile, ensure_profile
 from vinci.introspect.sampling import UNSETTLED_LOOKS
 from vinci.introspect.selinux import SelinuxWatch
+from vinci.introspect.slabs import Slabs
 from vinci.introspect.tasks import Task, TaskReader, listed
 from vinci.introspect.user_pages import check_user_pages
 
@@ -106,6 +109,63 @@ def test_a_clean_guest_gives_no_alarm(app: Seen, trusted: Trusted, load: str) ->
             assert not found, lines(found)
     finally:
         app.sh("kill -KILL -- -$(cat /run/load); while pgrep -g $(cat /run/load) >/dev/null; do sleep 0.1; done")
+
+
+CUT_SHORT = """
+for n in 1 2 3 4 5 6; do setsid sh -c 'while :; do (/bin/true); done' >/dev/null 2>&1 & echo $! >/run/load.$n; done
+sleep 0.2
+for n in 1 2 3 4 5 6; do kill -KILL -- -$(cat /run/load.$n); done
+sleep 1
+"""
+"""Shells that are killed while they fork, some of them in the middle of it."""
+
+
+def cut_short(guest: Guest) -> list[int]:
+    """Records of tasks that are free, and of which `usage` says that they are not."""
+    guest.begin(budget=guest.budget)  # no look of its own
+    linear, layout = LinearMap.of(guest), guest.layout
+    slabs = Slabs.of(linear)
+    records = slabs.objects("task_struct_cachep")
+    usage = linear.words(records, layout.offset("task_struct", "usage")) & np.uint64(0xFFFF_FFFF)
+    return [record for record in records[usage != 0].tolist() if slabs.is_free("task_struct_cachep", record)]
+
+
+def test_a_fork_that_a_signal_cut_short_is_no_hidden_process(app: Seen, trusted: Trusted) -> None:
+    """Its record stays as it is until it is used again: here for eight looks, a minute apart by the guest's clock."""
+    guest = app.guest
+    clock, later = guest.passing.clock, 0.0
+    try:
+        for _ in range(60):
+            app.sh(CUT_SHORT)
+            left, looks = cut_short(guest), 0
+            while left and looks < 8:
+                later, looks = later + 60, looks + 1
+                guest.passing.clock = lambda now=later: clock() + now  # type: ignore[misc]
+                found = findings(guest, trusted, trusted.app)
+                assert not found, lines(found)
+                still = cut_short(guest)
+                left = [record for record in left if record in still]
+            if left:
+                return
+        raise AssertionError("no such record was left for long enough")
+    finally:
+        guest.passing.clock = clock
+
+
+def test_a_record_is_free_exactly_when_the_allocator_has_it(app: Seen) -> None:
+    app.guest.begin()
+    linear = LinearMap.of(app.guest)
+    slabs = Slabs.of(linear)
+    records = slabs.objects("task_struct_cachep")
+    usage = linear.words(records, app.guest.layout.offset("task_struct", "usage")) & np.uint64(0xFFFF_FFFF)
+    alive = listed(app.guest)
+    assert alive <= set(records.tolist())
+    assert not any(slabs.is_free("task_struct_cachep", record) for record in alive)
+    unused = records[usage == 0].tolist()
+    assert unused
+    # One that was freed only now may wait for RCU to be given back.
+    assert sum(slabs.is_free("task_struct_cachep", record) for record in unused) >= len(unused) - 2
+    assert not slabs.is_free("task_struct_cachep", records[0].item() + 64)
 
 
 def load_word(script: str) -> str:

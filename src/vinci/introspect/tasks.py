@@ -155,7 +155,8 @@ def idle(guest: Guest) -> set[int]:
 def in_slabs(linear: LinearMap, slabs: Slabs) -> Words:
     """Every record of a task that is in use, by the memory that they are made in. Raises Unreadable, Broken.
 
-    `usage` tells those in use from what freed ones have left there; that it is not zero is the guest's word.
+    `usage` tells those in use from what freed ones have left there; that it is not zero is the guest's word. A fork
+    that a signal cuts short (`copy_process`) leaves it as it was: the allocator's list tells that such a one is free.
     """
     objects = slabs.objects("task_struct_cachep")
     layout = linear.guest.layout
@@ -163,7 +164,9 @@ def in_slabs(linear: LinearMap, slabs: Slabs) -> Words:
     if layout.offset("task_struct", "usage") % 8:
         usage >>= np.uint64(32)
     used: Words = objects[usage & np.uint64(0xFFFFFFFF) != 0]
-    return used
+    bare = used[linear.words(used, layout.offset("task_struct", "stack")) == 0]
+    free = [task for task in bare.tolist() if slabs.is_free("task_struct_cachep", task)]
+    return used[~np.isin(used, np.array(free, np.uint64))] if free else used
 
 
 def thread_function(guest: Guest, task: Task) -> int:
