@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from network_rig import Rig
 from xdist.scheduler import LoadScopeScheduling
 
 from vinci.images.build import Images, ensure_images
@@ -24,6 +27,22 @@ LONGEST = (
 def images() -> Images:
     """The guest images, built when they are out of date."""
     return ensure_images(images_directory())
+
+
+@pytest.fixture(scope="module")
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """The bridge that the module calls VCN, with a namespace at each port."""
+    made = Rig(f"vt{os.getpid()}", request.module.VCN)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def vcn(rig: Rig, request: pytest.FixtureRequest) -> Rig:
+    """The same with its rules in force and nothing left to read; the module names two of its peers A and FS."""
+    rig.load()
+    rig.records_until(request.module.A, request.module.FS)
+    return rig
 
 
 def _room(path: str) -> str:

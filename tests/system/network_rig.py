@@ -30,6 +30,7 @@ ETH_P_ALL = 0x0003
 PACKET_OUTGOING = 4
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 EVENT_SECONDS = 10.0
+FORWARDING = 3  # BR_STATE_FORWARDING of linux/if_bridge.h
 NO_RULES = {"nftables": [{"flush": {"ruleset": None}}]}
 NO_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
 
@@ -133,6 +134,7 @@ class Rig:
         self.guests[str(each.address)] = guest
         self.node(self._wire, each, guest, group)
         guest.inside(_bring_up)
+        self.node(_wait_until_forwarding, each.tap)
         guest.listen()
         return guest
 
@@ -213,6 +215,20 @@ class Rig:
         for guest in self.guests.values():
             guest.close()
         self.node.close()
+
+
+def _wait_until_forwarding(tap: str) -> None:
+    """The bridge takes a port into service when it hears of its carrier, on a busy machine some time after."""
+    deadline = time.monotonic() + EVENT_SECONDS
+    with IPRoute() as netlink:
+        (index,) = netlink.link_lookup(ifname=tap)
+        while time.monotonic() < deadline:
+            (link,) = netlink.get_links(index)
+            port = link.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_SLAVE_DATA")
+            if port.get_attr("IFLA_BRPORT_STATE") == FORWARDING:
+                return
+            time.sleep(0.01)
+    raise TimeoutError(f"port {tap} does not forward")
 
 
 def _bring_up() -> None:

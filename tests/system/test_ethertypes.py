@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any
@@ -37,21 +37,6 @@ VCN = Bridge(
 )
 ALONE = replace(VCN, ports=tuple(replace(each, mesh=False) for each in VCN.ports))
 """The same community with `peers: none`."""
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    made = Rig(f"ve{os.getpid()}", VCN)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def vcn(rig: Rig) -> Rig:
-    """The VCN with its rules in force and nothing left to read."""
-    rig.load()
-    rig.records_until(A, FS)
-    return rig
 
 
 EVENT = b"event 0000"

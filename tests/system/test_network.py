@@ -8,7 +8,6 @@ the drop must be recorded under the right port and reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from ipaddress import IPv4Network
 
 import pytest
@@ -31,21 +30,6 @@ VCN = Bridge(
     (port(FW, APPS, ["10.20.2.0/24"]), port(FS, APPS), port(A, (FW, FS)), port(B, (FW, FS))),
 )
 FOREIGN_MAC = "02:56:0a:14:09:09"
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    made = Rig(f"vt{os.getpid()}", VCN)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def vcn(rig: Rig) -> Rig:
-    """The VCN with its rules in force and nothing left to read."""
-    rig.load()
-    rig.records_until(A, FS)
-    return rig
 
 
 def v6(next_header: int, payload: bytes) -> bytes:
