@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tests/system"))
 
 from installation import Installation  # noqa: E402
 from processes import agents, pids  # noqa: E402
+from processor import processor_seconds  # noqa: E402
 from tamper import changed_text  # noqa: E402
 from watching import wait_for  # noqa: E402
 
@@ -72,12 +73,6 @@ def _shares(installation: Installation) -> tuple[float, float]:
     time.sleep(WATCHED_SECONDS)
     agent, checker = ((processor_seconds(pid) - b) / WATCHED_SECONDS for pid, b in zip(watched, before, strict=True))
     return agent, checker
-
-
-def processor_seconds(pid: int) -> float:
-    """Seconds that a process has computed."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _attaches(installation: Installation) -> list[float]:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tests/system/fs_rig"))
 
 import scenario  # noqa: E402
 from asyncssh import SSHClientProcess  # noqa: E402
+from processor import processor_seconds  # noqa: E402
 from rig import Machine, Rig, Wire  # noqa: E402
 from scenario import CLIENTS, Client  # noqa: E402
 
@@ -85,12 +86,6 @@ class Cost:
     processor: float
 
 
-def busy(machine: Machine) -> float:
-    """Seconds of processor time that the machine's threads have taken so far."""
-    threads = Path(f"/proc/{machine.process.pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
-
-
 @dataclass(frozen=True, eq=False)
 class Side:
     """A server, and the client's program that asks it."""
@@ -106,11 +101,11 @@ class Side:
 
     async def step(self, step: str) -> Cost:
         """The cost of one step."""
-        before, begun = busy(self.server), time.monotonic()
+        before, begun = processor_seconds(self.server.process.pid), time.monotonic()
         self.process.stdin.write(f"{step}\n".encode())
         if (await asyncio.wait_for(self.process.stdout.readline(), 120)).strip() != b"done":
             raise OSError(f"{step}: {(await self.process.stderr.read()).decode()}")
-        return Cost(time.monotonic() - begun, busy(self.server) - before)
+        return Cost(time.monotonic() - begun, processor_seconds(self.server.process.pid) - before)
 
 
 async def start(rig: Rig) -> tuple[Machine, Machine, Machine]:

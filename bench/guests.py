@@ -10,7 +10,6 @@ machine does not stretch; wall time is shown beside it.
 from __future__ import annotations
 
 import asyncio
-import os
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/system"))
 from fs_rig.rig import Machine, Rig, Wire
+from processor import processor_seconds
 
 from vinci.images.build import ensure_images
 from vinci.node.paths import images_directory
@@ -31,12 +31,6 @@ CARDS = {
 RULES = b'{"nftables": [{"flush": {"ruleset": null}}, {"add": {"table": {"family": "inet", "name": "t"}}}]}'
 
 
-def processor_seconds(machine: Machine) -> float:
-    """User and system time that the VM's QEMU has used."""
-    fields = Path(f"/proc/{machine.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def measure(rig: Rig, kind: str, boots: int) -> None:
     """Boot `boots` times, then measure the last VM."""
     walls, costs = [], []
@@ -45,7 +39,7 @@ async def measure(rig: Rig, kind: str, boots: int) -> None:
         began = time.monotonic()
         machine = await rig.boot(f"{kind.lower()}{number}", kind, wires, 192, {"rules": RULES})
         walls.append(time.monotonic() - began)
-        costs.append(processor_seconds(machine))
+        costs.append(processor_seconds(machine.process.pid))
         if number < boots - 1:
             await machine.kill()
     print(f"{kind}: boot to SSH {statistics.median(walls):.2f} s wall, {statistics.median(costs):.2f} s processor")
@@ -64,9 +58,10 @@ async def measure(rig: Rig, kind: str, boots: int) -> None:
         if name == "away":
             machine.channel.drop()
         await asyncio.sleep(3)
-        before = processor_seconds(machine)
+        before = processor_seconds(machine.process.pid)
         await asyncio.sleep(IDLE_SECONDS)
-        print(f"{kind}: idle, agent {name}: {(processor_seconds(machine) - before) / IDLE_SECONDS:.2%} of a core")
+        used = processor_seconds(machine.process.pid) - before
+        print(f"{kind}: idle, agent {name}: {used / IDLE_SECONDS:.2%} of a core")
     await machine.kill()
 
 

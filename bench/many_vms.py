@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests/system")]
 
-from detection import processor_seconds  # noqa: E402
 from installation import Installation  # noqa: E402
 from processes import agents, pids  # noqa: E402
+from processor import processor_seconds  # noqa: E402
 from watching import trust_of, wait_for  # noqa: E402
 
 COMMUNITIES, APP_VMS, STEP = 3, 15, 5

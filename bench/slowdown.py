@@ -22,8 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from guests import processor_seconds
 from introspect import BUSY
+from processor import processor_seconds
 from seen_vm import Seen, boot_seen, monitor
 
 from vinci.images.build import ensure_images
@@ -52,9 +52,9 @@ def watch(subject: Subject, qmp: Path, on: Event) -> None:
 
 def block(seen: Seen) -> tuple[float, float]:
     """Processor and wall seconds of the work."""
-    cpu, wall = processor_seconds(seen.machine), time.monotonic()
+    cpu, wall = processor_seconds(seen.machine.process.pid), time.monotonic()
     seen.sh(WORK)
-    return processor_seconds(seen.machine) - cpu, time.monotonic() - wall
+    return processor_seconds(seen.machine.process.pid) - cpu, time.monotonic() - wall
 
 
 def measure(seen: Seen, on: Event, blocks: int) -> None:
