@@ -20,8 +20,9 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/unit/gateway"))
 with atheris.instrument_imports(include=["vinci.guest.gateway"]):
     from vinci.guest.gateway.modbus import FUNCTIONS, MOST_BYTES, ModbusGateway
-    from vinci.guest.gateway.protocol import BadAnswerError, Forward, Refuse
+    from vinci.guest.gateway.protocol import BadAnswerError, Refuse
 from oracle import Declared, fault
+from verdicts import passes
 
 MESSAGES = 1_000_000
 DECLARED = Declared(frozenset((3, 4)), frozenset((1, 2)), frozenset((*range(100), *range(1000, 1050))))
@@ -47,9 +48,9 @@ class Tally:
         """One message, both ways."""
         untrusted = bytes(untrusted)
         verdict = GATEWAY.request(untrusted)
-        if isinstance(verdict, Forward):
+        if passes(verdict):
             self.verdicts["passed"] += 1
-            if why := fault(verdict.request, DECLARED):
+            if why := fault(verdict[0], DECLARED):
                 raise WrongError(f"{untrusted.hex()} passed: {why}")
         elif isinstance(verdict, Refuse):
             self.verdicts[verdict.reason] += 1
@@ -63,9 +64,9 @@ class Tally:
             self.tell()
 
     def _answer(self, untrusted: bytes) -> None:
-        assert isinstance(ASKED, Forward)
+        assert passes(ASKED)
         try:
-            delivery = GATEWAY.answer(ASKED.expected, untrusted, False)
+            delivery = GATEWAY.answer(ASKED[1], untrusted, False)
         except BadAnswerError:
             return
         if delivery.deliver:

@@ -25,9 +25,10 @@ from pymodbus.pdu.register_message import (
     WriteMultipleRegistersRequest,
     WriteSingleRegisterRequest,
 )
+from verdicts import passes
 
 from vinci.guest.gateway.modbus import FUNCTIONS, MOST_BYTES, ModbusGateway
-from vinci.guest.gateway.protocol import BadAnswerError, Forward, Reason, Refuse
+from vinci.guest.gateway.protocol import BadAnswerError, Reason, Refuse
 
 UNITS, REGISTERS = ((1, 2),), ((0, 99), (1000, 1049))
 READS = frozenset((3, 4))
@@ -59,9 +60,9 @@ def test_a_reading_request_passes_exactly_when_it_is_declared(
     in_ranges = DECLARED.registers.issuperset(range(address, address + count))
     declared = in_ranges and 1 <= count <= 125 and unit in DECLARED.units
     verdict = GATEWAY.request(untrusted)
-    assert isinstance(verdict, Forward) == declared
-    if isinstance(verdict, Forward):
-        assert verdict.request == untrusted
+    assert passes(verdict) == declared
+    if passes(verdict):
+        assert verdict[0] == untrusted
     if extra:
         assert isinstance(GATEWAY.request(untrusted + extra), Refuse)
 
@@ -70,8 +71,8 @@ def test_a_reading_request_passes_exactly_when_it_is_declared(
 def test_whatever_passes_is_a_declared_reading_request(untrusted: bytes) -> None:
     verdict = GATEWAY.request(untrusted)
     assert verdict is not None
-    if isinstance(verdict, Forward):
-        assert fault(verdict.request, DECLARED) is None
+    if passes(verdict):
+        assert fault(verdict[0], DECLARED) is None
 
 
 @given(st.binary(min_size=1, max_size=253), st.integers(0, 255), st.integers(0, 65_535))
@@ -82,6 +83,14 @@ def test_an_exception_answers_the_request_that_it_refuses(pdu: bytes, unit: int,
         head = struct.pack(">HHHBB", transaction, 0, 3, unit, pdu[0] | 0x80)
         assert verdict.answer[:-1] == head
         assert verdict.what.isprintable()
+
+
+@given(st.lists(st.one_of(st.binary(max_size=20), st.integers(0, 3).map(lambda n: read(address=98 + n))), max_size=20))
+def test_a_verdict_does_not_depend_on_what_came_before(messages: list[bytes]) -> None:
+    seen = ModbusGateway(READS, UNITS, REGISTERS)
+    for number, untrusted in enumerate(messages * 2):
+        another = number.to_bytes(2, "big") + untrusted[2:]
+        assert seen.request(another) == ModbusGateway(READS, UNITS, REGISTERS).request(another)
 
 
 WRITES: list[ModbusPDU] = [
@@ -100,15 +109,15 @@ def test_a_write_is_refused_unless_it_is_declared(request_: ModbusPDU) -> None:
     verdict = refused(untrusted)
     assert (verdict.reason, verdict.answer[-1]) == (Reason.OPERATION, 1)
     passed = EVERYTHING.request(untrusted)
-    assert isinstance(passed, Forward)
-    assert passed.request == untrusted
+    assert passes(passed)
+    assert passed[0] == untrusted
 
 
 @given(st.binary(min_size=1, max_size=253).map(frame))
 def test_what_passes_where_all_is_declared_is_what_a_device_reads(untrusted: bytes) -> None:
     verdict = EVERYTHING.request(untrusted)
-    if isinstance(verdict, Forward):
-        assert verdict.request == untrusted
+    if passes(verdict):
+        assert verdict[0] == untrusted
         pdu = FRAMES.decode(untrusted)[3]
         decoded = FRAMES.decoder.decode(pdu)
         assert decoded is not None
@@ -175,19 +184,19 @@ def test_anything_but_one_whole_request_ends_the_connection(untrusted: bytes, re
 )
 def test_only_the_answer_to_the_request_comes_back(request_: ModbusPDU) -> None:
     verdict = EVERYTHING.request(frame(bytes([request_.function_code]) + request_.encode()))
-    assert isinstance(verdict, Forward)
+    assert passes(verdict)
     body = {1: b"\x02\xff\x01", 2: b"\x01\xff", 3: b"\x04\x00\x01\x00\x02", 4: b"\x02\x00\x09", 23: b"\x04abcd"}
     pdu = bytes([request_.function_code]) + body.get(request_.function_code, request_.encode()[:4])
     if request_.function_code == 22:
         pdu = bytes([22]) + request_.encode()
     answer = frame(pdu)
-    assert EVERYTHING.answer(verdict.expected, answer, False) == (answer, b"", True)
+    assert EVERYTHING.answer(verdict[1], answer, False) == (answer, b"", True)
     for cut in range(len(answer)):
-        assert EVERYTHING.answer(verdict.expected, answer[:cut], False) == (b"", answer[:cut], False)
+        assert EVERYTHING.answer(verdict[1], answer[:cut], False) == (b"", answer[:cut], False)
         with pytest.raises(BadAnswerError):
-            EVERYTHING.answer(verdict.expected, answer[:cut], True)
+            EVERYTHING.answer(verdict[1], answer[:cut], True)
     exception = frame(bytes([request_.function_code | 0x80, 2]))
-    assert EVERYTHING.answer(verdict.expected, exception, False).deliver == exception
+    assert EVERYTHING.answer(verdict[1], exception, False).deliver == exception
     wrong = [
         frame(pdu, transaction=8),
         frame(pdu, unit=2),
@@ -199,17 +208,17 @@ def test_only_the_answer_to_the_request_comes_back(request_: ModbusPDU) -> None:
     ]
     for each in wrong:
         with pytest.raises(BadAnswerError):
-            EVERYTHING.answer(verdict.expected, each, False)
+            EVERYTHING.answer(verdict[1], each, False)
 
 
 def test_touching_ranges_are_one() -> None:
     gateway = ModbusGateway(READS, UNITS, ((50, 99), (0, 49)))
-    assert isinstance(gateway.request(read(address=40, count=20)), Forward)
+    assert passes(gateway.request(read(address=40, count=20)))
     assert isinstance(GATEWAY.request(read(address=90, count=20)), Refuse)
 
 
 def test_a_failure_is_an_exception_too() -> None:
     verdict = GATEWAY.request(read())
-    assert isinstance(verdict, Forward)
-    assert GATEWAY.failure(verdict.expected, Reason.RATE)[-2:] == b"\x83\x06"
-    assert GATEWAY.failure(verdict.expected, Reason.UNREACHABLE)[-2:] == b"\x83\x0b"
+    assert passes(verdict)
+    assert GATEWAY.failure(verdict[1], Reason.RATE)[-2:] == b"\x83\x06"
+    assert GATEWAY.failure(verdict[1], Reason.UNREACHABLE)[-2:] == b"\x83\x0b"

@@ -13,28 +13,38 @@ RECORDS_PER_SECOND, RECORDS_BURST = 5, 20
 """Of each source."""
 WHAT_CHARACTERS = 120
 RECORD_PREFIX = "vinci-gw"
+_ROUNDING = 1e-9  # seconds
 _INFO = "<6>"  # the level, as /dev/kmsg takes it
 
 
 class Budget:
-    """A token bucket: so many a second, and `burst` at once."""
+    """A token bucket: so many a second, and `burst` at once.
+
+    Kept as the time at which it will be full again, if nothing more is taken (the generic cell rate algorithm, ITU-T
+    I.371 annex A): one number, and no more work for a request than needs be.
+    """
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = monotonic) -> None:
         """Full at the beginning."""
-        self._per_second, self._burst, self._clock = per_second, burst, clock
-        self._tokens, self._then = burst, clock()
-        self._lock = Lock()
+        self._each = 1 / per_second
+        self._empty = (burst - 1) / per_second + _ROUNDING
+        self._clock, self._full_at = clock, clock()
+        lock = Lock()
+        self._enter, self._leave = lock.acquire, lock.release
 
     def take(self) -> bool:
         """Whether one more is within the bounds; if so, it is counted."""
-        with self._lock:
-            now = self._clock()
-            self._tokens = min(self._burst, self._tokens + (now - self._then) * self._per_second)
-            self._then = now
-            if self._tokens < 1:
+        self._enter()
+        try:
+            now, full_at = self._clock(), self._full_at
+            if full_at < now:
+                full_at = now
+            if full_at - now > self._empty:
                 return False
-            self._tokens -= 1
+            self._full_at = full_at + self._each
             return True
+        finally:
+            self._leave()
 
 
 class Slots:

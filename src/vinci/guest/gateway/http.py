@@ -49,6 +49,7 @@ class HttpGateway:
     """Passes these methods on these paths, with a body of at most so many bytes."""
 
     keeps_connection = False
+    answer_bytes = 65_536
 
     def __init__(self, methods: frozenset[str], paths: tuple[str, ...], max_body_bytes: int) -> None:
         """`paths` as declared: with `*` at the end they stand for all that begins so."""
@@ -90,7 +91,11 @@ class HttpGateway:
         lines = [f"{method} {path} HTTP/1.0", "Host: target", "Accept: */*", *_about_request(fields, length)]
         if method not in _BODILESS:
             lines.append(f"Content-Length: {length}")
-        return Forward(_message(lines) + body, _Answer(method))
+        return _message(lines) + body, _Answer(method), False
+
+    def is_whole(self, expected: _Answer, untrusted: bytes) -> bool:
+        """Never: the head of each answer is written anew."""
+        return False
 
     def answer(self, expected: _Answer, untrusted: bytes, ended: bool) -> Delivery:
         """Judge what the target has sent so far: head, then as much body as it said."""

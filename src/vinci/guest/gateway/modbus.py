@@ -9,7 +9,9 @@ ends the connection: nothing is put together, so nothing can be put together dif
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
+from typing import NamedTuple
 
 from .protocol import BadAnswerError, Delivery, Forward, Reason, Refuse
 
@@ -20,9 +22,12 @@ ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 0x01, 0x02, 0x03
 BUSY, NO_PATH, NO_ANSWER = 0x06, 0x0A, 0x0B
 _EXCEPTIONS = frozenset((0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08, 0x0A, 0x0B))
 _EXCEPTION = 0x80
+REMEMBERED = 256
+"""Verdicts on requests that came before: at most 100 KiB."""
 
-_HEAD = Struct(">HHHBB")  # transaction, protocol, length of what follows, unit, function
-_READ = Struct(">HHHBBHH")  # and address, quantity
+_TRANSACTION = 2  # bytes, the first of each message
+_HEAD = Struct(">HHBB")  # behind the transaction: protocol, length of what follows, unit, function
+_READ = Struct(">HHBBHH")  # and address, quantity
 _BLOCK = Struct(">HH")
 
 READ_COILS, READ_INPUTS, READ_HOLDING, READ_INPUT = 1, 2, 3, 4
@@ -36,8 +41,31 @@ _PDU = 7  # where the function code is
 
 Ranges = tuple[tuple[int, int], ...]
 """(first, last) pairs."""
-Expected = tuple[bytes, int, bytes]
-"""How the answer begins, how long it is, and the exception in place of it but for the code."""
+
+
+class _Passing(NamedTuple):
+    """A request that passes, without its transaction, which is whatever the client says."""
+
+    request: bytes
+    """Written anew."""
+    answer: bytes
+    """How its answer begins."""
+    length: int
+    """Bytes of the whole answer."""
+    failure: bytes
+    """The exception in place of an answer, but for the code."""
+    repeatable: bool
+
+
+class _Refused(NamedTuple):
+    """A request that does not pass, and the exception that says so; without one the connection ends."""
+
+    reason: Reason
+    code: int | None = None
+
+
+Expected = tuple[bytes, _Passing]
+"""The transaction that an answer has to have, and what it answers."""
 
 
 class _Impossible(Exception):  # noqa: N818 (a verdict, not an error)
@@ -48,6 +76,7 @@ class ModbusGateway:
     """Passes these functions on these units and addresses; everything else gets a Modbus exception or ends."""
 
     most_bytes = MOST_BYTES
+    answer_bytes = MOST_BYTES + 1
     keeps_connection = True
 
     def __init__(self, functions: frozenset[int], units: Ranges, registers: Ranges) -> None:
@@ -55,53 +84,71 @@ class ModbusGateway:
         self._functions = functions & FUNCTIONS
         self._units = frozenset(unit for first, last in units for unit in range(first, last + 1))
         self._registers = _merged(registers)
+        # A client asks for the same few things again and again, by ever new transactions.
+        self._judged = lru_cache(maxsize=REMEMBERED)(self._judge)
 
     def request(self, untrusted: bytes) -> Forward | Refuse | None:
         """Judge one chunk of the stream, which has to be exactly one request. Never asks for more."""
+        judged = self._judged(untrusted[_TRANSACTION:])
+        if isinstance(judged, _Refused):
+            return _refuse(judged, untrusted)
+        transaction = untrusted[:_TRANSACTION]
+        return transaction + judged.request, (transaction, judged), judged.repeatable
+
+    def _judge(self, untrusted: bytes) -> _Passing | _Refused:
+        """The verdict on what follows the transaction, which it cannot depend on."""
         size = len(untrusted)
         if size < _HEAD.size:
-            return _hang_up(Reason.FRAGMENTED, untrusted)
-        transaction, protocol, length, unit, function = _HEAD.unpack_from(untrusted)
+            return _Refused(Reason.FRAGMENTED)
+        protocol, length, unit, function = _HEAD.unpack_from(untrusted)
         if protocol != 0 or length < 2:
-            return _hang_up(Reason.MALFORMED, untrusted)
+            return _Refused(Reason.MALFORMED)
         if length > MOST_BYTES - 6:
-            return _hang_up(Reason.OVERSIZED, untrusted)
-        if size != length + 6:
-            return _hang_up(Reason.FRAGMENTED if size < length + 6 else Reason.PIPELINED, untrusted)
-        failure = _HEAD.pack(transaction, 0, 3, unit, function | _EXCEPTION)
+            return _Refused(Reason.OVERSIZED)
+        if size != length + 4:
+            return _Refused(Reason.FRAGMENTED if size < length + 4 else Reason.PIPELINED)
         if function not in self._functions:
-            return _refuse(Reason.OPERATION, untrusted, failure, ILLEGAL_FUNCTION)
+            return _Refused(Reason.OPERATION, ILLEGAL_FUNCTION)
         if unit not in self._units:
-            return _refuse(Reason.UNIT, untrusted, failure, NO_PATH)
+            return _Refused(Reason.UNIT, NO_PATH)
         try:
-            blocks, prefix, answer_length = _parse(function, untrusted[_PDU:])
+            blocks, prefix, answer_length = _parse(function, untrusted[_PDU - _TRANSACTION :])
         except _Impossible:
-            return _refuse(Reason.MALFORMED, untrusted, failure, ILLEGAL_VALUE)
+            return _Refused(Reason.MALFORMED, ILLEGAL_VALUE)
         for address, quantity in blocks:
             if not self._has(address, quantity):
-                return _refuse(Reason.PLACE, untrusted, failure, ILLEGAL_ADDRESS)
-        expected = (_HEAD.pack(transaction, 0, answer_length + 1, unit, function) + prefix, answer_length + 7, failure)
+                return _Refused(Reason.PLACE, ILLEGAL_ADDRESS)
+        answer = _HEAD.pack(0, answer_length + 1, unit, function) + prefix
+        failure = _HEAD.pack(0, 3, unit, function | _EXCEPTION)
         if function in _MOST_READ:
             ((address, quantity),) = blocks
-            return Forward(_READ.pack(transaction, 0, 6, unit, function, address, quantity), expected, True)
-        return Forward(_HEAD.pack(transaction, 0, length, unit, function) + untrusted[_HEAD.size :], expected)
+            anew = _READ.pack(0, 6, unit, function, address, quantity)
+        else:
+            anew = _HEAD.pack(0, length, unit, function) + untrusted[_HEAD.size :]
+        return _Passing(anew, answer, answer_length + 7, failure, function in _MOST_READ)
+
+    def is_whole(self, expected: Expected, untrusted: bytes) -> bool:
+        """Transaction, unit, function and length are those that the request asks for."""
+        transaction, asked = expected
+        return len(untrusted) == asked.length and untrusted.startswith(transaction + asked.answer)
 
     def answer(self, expected: Expected, untrusted: bytes, ended: bool) -> Delivery:
-        """Judge the answer: transaction, unit, function and length are those that the request asks for."""
-        prefix, length, failure = expected
-        size = len(untrusted)
-        if size == length and untrusted.startswith(prefix):
+        """Judge an answer in parts, or one that is none."""
+        if self.is_whole(expected, untrusted):
             return Delivery(untrusted, b"", True)
+        transaction, asked = expected
+        size, prefix, failure = len(untrusted), transaction + asked.answer, transaction + asked.failure
         if size == len(failure) + 1 and untrusted.startswith(failure) and untrusted[-1] in _EXCEPTIONS:
             return Delivery(untrusted, b"", True)
         begins = prefix.startswith(untrusted[: len(prefix)]) or failure.startswith(untrusted)
-        if ended or size >= length or not begins:
+        if ended or size >= asked.length or not begins:
             raise BadAnswerError(_hexadecimal(untrusted))
         return Delivery(b"", untrusted, False)
 
     def failure(self, expected: Expected, reason: Reason) -> bytes:
         """The exception: busy where the rate is used up, otherwise that the target did not answer."""
-        return expected[2] + bytes((BUSY if reason is Reason.RATE else NO_ANSWER,))
+        transaction, asked = expected
+        return transaction + asked.failure + bytes((BUSY if reason is Reason.RATE else NO_ANSWER,))
 
     def _has(self, address: int, quantity: int) -> bool:
         last = address + quantity - 1
@@ -159,15 +206,15 @@ def _merged(ranges: Ranges) -> Ranges:
     return tuple(merged)
 
 
-def _hang_up(reason: Reason, untrusted: bytes) -> Refuse:
-    return Refuse(reason, _hexadecimal(untrusted), b"", True)
-
-
-def _refuse(reason: Reason, untrusted: bytes, failure: bytes, code: int) -> Refuse:
-    what = f"unit {untrusted[6]} function {untrusted[_PDU]}"
-    if len(untrusted) >= _READ.size:
-        what += f" address {_BLOCK.unpack_from(untrusted, 8)[0]} quantity {_BLOCK.unpack_from(untrusted, 8)[1]}"
-    return Refuse(reason, what, failure + bytes((code,)), False)
+def _refuse(refused: _Refused, untrusted: bytes) -> Refuse:
+    if refused.code is None:
+        return Refuse(refused.reason, _hexadecimal(untrusted), b"", True)
+    unit, function = untrusted[_PDU - 1], untrusted[_PDU]
+    what = f"unit {unit} function {function}"
+    if len(untrusted) >= _TRANSACTION + _READ.size:
+        what += " address {} quantity {}".format(*_BLOCK.unpack_from(untrusted, _PDU + 1))
+    failure = _HEAD.pack(0, 3, unit, function | _EXCEPTION)
+    return Refuse(refused.reason, what, untrusted[:_TRANSACTION] + failure + bytes((refused.code,)), False)
 
 
 def _hexadecimal(untrusted: bytes) -> str:

@@ -29,15 +29,10 @@ class Reason(StrEnum):
     FAULT = "fault-of-the-gateway"
 
 
-class Forward(NamedTuple):
-    """A request that passes: as it is sent to the target, rebuilt from what was read, and the answer it has to get.
-
-    `repeatable` when the target may get it twice: it changes nothing there.
-    """
-
-    request: bytes
-    expected: Any
-    repeatable: bool = False
+Forward = tuple[bytes, Any, bool]
+"""A request that passes: as it is sent to the target, rebuilt from what was read; the answer it has to get; whether the
+target may get it twice, because it changes nothing there. A bare tuple: making one with names takes an emulated VM
+longer than judging the request."""
 
 
 class Refuse(NamedTuple):
@@ -66,11 +61,16 @@ class Gateway(Protocol):
 
     most_bytes: int
     """No request is longer."""
+    answer_bytes: int
+    """So much of an answer is read at once."""
     keeps_connection: bool
     """Whether another request may follow an answered one."""
 
     def request(self, untrusted: bytes) -> Forward | Refuse | None:
         """Judge what a client has sent since the last answer; None when it is the beginning of a request."""
+
+    def is_whole(self, expected: Any, untrusted: bytes) -> bool:
+        """Whether these first bytes from the target are the whole answer, which passes as it came."""
 
     def answer(self, expected: Any, untrusted: bytes, ended: bool) -> Delivery:
         """Judge what the target has sent; `ended` when it will send no more.

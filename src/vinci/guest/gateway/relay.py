@@ -13,6 +13,7 @@ from collections.abc import Callable
 from struct import Struct, pack
 from threading import Thread
 from time import monotonic
+from typing import Any
 
 from .bounds import Budget, Recorder, Slots
 from .protocol import BadAnswerError, Forward, Reason, Refuse
@@ -21,9 +22,10 @@ from .settings import Settings
 CONNECTIONS, CONNECTIONS_EACH = 32, 8
 IDLE_SECONDS, REQUEST_SECONDS, SEND_SECONDS = 120, 5, 5
 CONNECT_SECONDS, ANSWER_SECONDS, EXCHANGE_SECONDS = 3, 5, 60
-CHUNK = 65_536
 _ORIGINAL_DESTINATION = 80  # SO_ORIGINAL_DST of linux/netfilter_ipv4.h
 _ADDRESS = Struct("!HH4s8x")  # struct sockaddr_in
+
+_GONE = (BrokenPipeError, ConnectionResetError)
 
 Address = tuple[str, int]
 
@@ -110,19 +112,19 @@ class _Conversation:
     def run(self) -> None:
         """Until the client ends it, or a request does."""
         _set_up(self._client, IDLE_SECONDS)
+        receive, most, judge = self._client.recv, self._gateway.most_bytes + 1, self._gateway.request
+        is_last, take = not self._gateway.keeps_connection, self._requests.take
         try:
-            while True:
-                untrusted = self._client.recv(self._gateway.most_bytes + 1)
-                if not untrusted:
-                    return
-                verdict = self._gateway.request(untrusted) or self._rest(untrusted)
+            while untrusted := receive(most):
+                verdict = judge(untrusted) or self._rest(untrusted)
                 if isinstance(verdict, Refuse):
                     self._refuse(verdict)
-                elif self._requests.take():
-                    self._pass(verdict)
+                elif take():
+                    request, expected, repeatable = verdict
+                    self._pass(request, expected, repeatable)
                 else:
-                    self._fail(verdict, Reason.RATE, "")
-                if not self._gateway.keeps_connection:
+                    self._fail(verdict[1], Reason.RATE, "")
+                if is_last:
                     return
         finally:
             self._hang_up()
@@ -146,57 +148,66 @@ class _Conversation:
         self._record(Reason.SLOW, f"{len(untrusted)} bytes in {REQUEST_SECONDS} s")
         raise _EndedError
 
-    def _pass(self, forward: Forward) -> None:
+    def _pass(self, request: bytes, expected: Any, repeatable: bool) -> None:
+        """Send a request to the target and its answer to the client."""
+        upstream, untrusted = self._upstream, b""
         try:
-            self._exchange(forward)
+            if upstream is not None and repeatable:
+                try:
+                    upstream.sendall(request)
+                    untrusted = upstream.recv(self._gateway.answer_bytes)
+                except _GONE:
+                    pass
+            if not untrusted:
+                untrusted = self._ask(request, repeatable)
+            if self._gateway.is_whole(expected, untrusted):
+                self._say(untrusted)
+            else:
+                self._in_parts(expected, untrusted)
         except BadAnswerError as error:
             self._hang_up()
-            self._fail(forward, Reason.ANSWER, str(error))
+            self._fail(expected, Reason.ANSWER, str(error))
         except OSError as error:
             self._hang_up()
-            self._fail(forward, Reason.UNREACHABLE, type(error).__name__)
+            self._fail(expected, Reason.UNREACHABLE, type(error).__name__)
 
-    def _exchange(self, forward: Forward) -> None:
-        """Send a request to the target and its answer to the client.
+    def _ask(self, request: bytes, repeatable: bool) -> bytes:
+        """Send a request over a new connection: there is none, or the target has ended it, as it may when it was idle.
 
-        A target may end a connection that was idle. Then the request goes over a new one, unless the target may have
-        got it and must not get it twice.
+        What the target must not get twice goes over the one that there is, if that has not ended. How the answer
+        begins; nothing when the target ended the connection instead.
+
+        Raises:
+            OSError: the target cannot be reached or is silent.
+        """
+        upstream = self._upstream
+        if upstream is None or repeatable or _has_ended(upstream):
+            self._hang_up()
+            upstream = self._connect()
+        try:
+            upstream.sendall(request)
+            return upstream.recv(self._gateway.answer_bytes)
+        except _GONE:
+            return b""
+
+    def _in_parts(self, expected: Any, untrusted: bytes) -> None:
+        """Pass on an answer that begins so, as the gateway judges it.
 
         Raises:
             BadAnswerError: what came is no answer to it.
-            OSError: the target cannot be reached or is silent.
+            OSError: the target is silent, or does not come to an end.
         """
-        if self._upstream is not None and not forward.repeatable and _has_ended(self._upstream):
-            self._hang_up()
-        is_kept = self._upstream is not None
-        untrusted = self._ask(forward.request)
-        if not untrusted and is_kept and forward.repeatable:
-            self._hang_up()
-            untrusted = self._ask(forward.request)
-        self._answer(forward, untrusted)
-
-    def _ask(self, request: bytes) -> bytes:
-        """Send a request; how its answer begins, nothing when the target ended the connection instead."""
-        upstream = self._upstream or self._connect()
-        try:
-            upstream.sendall(request)
-            return upstream.recv(CHUNK)
-        except (BrokenPipeError, ConnectionResetError):
-            return b""
-
-    def _answer(self, forward: Forward, untrusted: bytes) -> None:
-        """Pass on the answer that begins so."""
         deadline = monotonic() + EXCHANGE_SECONDS
         received = b""
         while True:
-            deliver, received, done = self._gateway.answer(forward.expected, received + untrusted, not untrusted)
+            deliver, received, done = self._gateway.answer(expected, received + untrusted, not untrusted)
             if deliver:
                 self._say(deliver)
             if done:
                 return
             if monotonic() > deadline or self._upstream is None:
                 raise TimeoutError
-            untrusted = self._upstream.recv(CHUNK)
+            untrusted = self._upstream.recv(self._gateway.answer_bytes)
 
     def _connect(self) -> socket.socket:
         upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -222,9 +233,9 @@ class _Conversation:
         if refused.close:
             raise _EndedError
 
-    def _fail(self, forward: Forward, reason: Reason, what: str) -> None:
+    def _fail(self, expected: Any, reason: Reason, what: str) -> None:
         self._record(reason, what)
-        self._say(self._gateway.failure(forward.expected, reason))
+        self._say(self._gateway.failure(expected, reason))
 
     def _say(self, text: bytes) -> None:
         try:
