@@ -31,6 +31,7 @@ from rig import Machine, Rig, Wire  # noqa: E402
 from scenario import CLIENTS, Client  # noqa: E402
 
 from vinci.images.build import ensure_images  # noqa: E402
+from vinci.node.paths import images_directory  # noqa: E402
 
 ENFORCED, PLAIN = CLIENTS[0], CLIENTS[2]
 PROGRAM = """
@@ -158,7 +159,7 @@ def report(version: str, step: str, pairs: list[tuple[Cost, Cost]]) -> None:
 
 async def main(rounds: int) -> None:
     """Measure in turn, print the ratio plain / enforced (1.0: enforcement costs nothing)."""
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+    images = ensure_images(images_directory())
     rig = Rig(images, Path(tempfile.mkdtemp(prefix="vinci-fs-bench-")))
     try:
         enforced, plain, clients = await start(rig)

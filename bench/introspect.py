@@ -39,6 +39,7 @@ from vinci.introspect.profile import (  # noqa: E402
     profile_directory,
 )
 from vinci.introspect.selinux import SelinuxWatch  # noqa: E402
+from vinci.node.paths import images_directory  # noqa: E402
 
 PROCESSES, LOADED = 80, 26
 BUSY = f"""
@@ -66,7 +67,7 @@ def fresh(seen: Seen) -> Guest:
 
 def main(rounds: int) -> None:
     """Print a table."""
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+    images = ensure_images(images_directory())
     ensure_profile(images)
     profile, cpu, wall = timed(lambda: load_profile(profile_directory(images)))
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looks import Trusted
 from network_rig import Rig
 from xdist.scheduler import LoadScopeScheduling
 
@@ -27,6 +29,19 @@ LONGEST = (
 def images() -> Images:
     """The guest images, built when they are out of date."""
     return ensure_images(images_directory())
+
+
+@pytest.fixture(scope="module")
+def trusted(images: Images) -> Trusted:
+    """What introspection compares a guest of these images with."""
+    return Trusted.of(images)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """The event loop in which a module's VMs are talked with."""
+    with asyncio.Runner() as one:
+        yield one
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from attacked import Attacked, halted, now, private
 from seen_vm import Seen, boot_seen
 
-from vinci.images.build import ensure_images
+from vinci.images.build import Images
 from vinci.introspect.findings import Check, Severity
 from vinci.introspect.isolation import HALF, is_isolated
 from vinci.introspect.memory import PAGE_SIZE
@@ -27,8 +26,7 @@ FORKS = "setsid sh -c 'while :; do /bin/true & /bin/true; wait; done' >/dev/null
 
 
 @pytest.fixture(scope="module")
-def seen() -> Iterator[Seen]:
-    images = ensure_images(Path(os.environ.get("VINCI_IMAGES", "/var/cache/vinci/images")))
+def seen(images: Images) -> Iterator[Seen]:
     profile = ensure_profile(images)
     with asyncio.Runner() as runner:
         folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))

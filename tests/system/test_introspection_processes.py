@@ -15,54 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fs_rig import scenario
+from looks import Trusted, findings, lines, results
 from seen_vm import Seen, boot_seen
 
-from vinci.images.build import Images
-from vinci.images.manifest import read_manifest
-from vinci.introspect.certified import CertifiedFiles
-from vinci.introspect.findings import CheckResult, Finding, Severity
+from vinci.introspect.findings import Severity
 from vinci.introspect.guest import Guest
-from vinci.introspect.hooks import HookTables, check_hooks
 from vinci.introspect.linear import LinearMap
 from vinci.introspect.memory import GuestMemory
 from vinci.introspect.network import check_network
-from vinci.introspect.processes import check_processes
-from vinci.introspect.profile import Profile, ensure_profile
 from vinci.introspect.sampling import UNSETTLED_LOOKS
-from vinci.introspect.selinux import SelinuxWatch
 from vinci.introspect.slabs import Slabs
 from vinci.introspect.tasks import Task, TaskReader, listed
-from vinci.introspect.user_pages import check_user_pages
 
 CLEAN_LOOKS = 75
 """Under each load; `bench/clean_sweeps.py` makes the many."""
 FUZZED_LOOKS = 150
 MOVING_LOOKS = 2 * UNSETTLED_LOOKS
-
-
-@dataclass
-class Trusted:
-    """What a guest is compared with."""
-
-    images: Images
-    profile: Profile
-    tables: HookTables
-    app: CertifiedFiles
-    service: CertifiedFiles
-
-
-@pytest.fixture(scope="module")
-def trusted(images: Images) -> Trusted:
-    profile = ensure_profile(images)
-    app, service = (CertifiedFiles.of(read_manifest(m)) for m in (images.app_manifest, images.service_manifest))
-    return Trusted(images, profile, HookTables(profile), app, service)
-
-
-@pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +39,6 @@ def app(trusted: Trusted, runner: asyncio.Runner) -> Iterator[Seen]:
     rig, seen = boot_seen(runner, trusted.images, trusted.profile, folder, "APP")
     yield seen
     runner.run(rig.close())
-
-
-def results(guest: Guest, trusted: Trusted, files: CertifiedFiles) -> list[CheckResult]:
-    """One look, without SELinux."""
-    guest.begin()
-    return [
-        check_processes(guest, files),
-        check_user_pages(guest, files),
-        check_network(guest),
-        check_hooks(guest, trusted.tables),
-    ]
-
-
-def findings(guest: Guest, trusted: Trusted, files: CertifiedFiles) -> list[Finding]:
-    return [finding for result in results(guest, trusted, files) for finding in result.findings]
-
-
-def lines(found: list[Finding]) -> str:
-    return "\n".join(f"{finding.check}: {finding.severity}: {finding.what} | {finding.where}" for finding in found)
 
 
 LOADS = {
@@ -472,63 +421,3 @@ def test_a_hostile_guest_neither_crashes_nor_hangs_the_checks(app: Seen, trusted
             copy[at : at + 8] = before
     left = findings(guest, trusted, trusted.app)
     assert not left, lines(left)
-
-
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return scenario.policy(tmp_path_factory.mktemp("policy"))
-
-
-@pytest.fixture(scope="module")
-def files_server(trusted: Trusted, runner: asyncio.Runner, policy: bytes) -> Iterator[Seen]:
-    folder = Path(tempfile.mkdtemp(prefix="vinci-seen-", dir="/dev/shm"))
-    disk = folder / "disk"
-    with disk.open("wb") as file:
-        file.truncate(256 << 20)
-    given = {"policy": policy, "shares": scenario.table()}
-    rig, seen = boot_seen(runner, trusted.images, trusted.profile, folder, "FS", files=given, disk=disk)
-    yield seen
-    runner.run(rig.close())
-
-
-def test_a_file_server_with_its_live_patch_and_policy_is_clean(
-    files_server: Seen, trusted: Trusted, policy: bytes
-) -> None:
-    watch = SelinuxWatch([policy])
-    for _ in range(20):
-        found = findings(files_server.guest, trusted, trusted.service)
-        found += watch.check(files_server.guest).findings
-        assert not found, lines(found)
-
-
-def test_selinux_switched_off_in_memory_is_seen(files_server: Seen, policy: bytes) -> None:
-    watch = SelinuxWatch([policy])
-    before = files_server.poke(files_server.guest.symbol("selinux_state"), b"\0")
-    files_server.guest.begin()
-    found = watch.check(files_server.guest).findings
-    files_server.poke(files_server.guest.symbol("selinux_state"), before)
-    assert [finding.what for finding in found] == ["SELinux does not enforce"]
-
-
-def test_a_rule_added_in_memory_and_a_replaced_policy_are_seen(
-    files_server: Seen, policy: bytes, tmp_path: Path
-) -> None:
-    guest, watch = files_server.guest, SelinuxWatch([policy])
-    guest.begin()
-    assert not watch.check(guest).findings
-    rules = guest.u64(guest.symbol("selinux_state") + guest.layout.offset("selinux_state", "policy"))
-    rules += guest.layout.offset("selinux_policy", "policydb") + guest.layout.offset("policydb", "te_avtab")
-    buckets = guest.u64(rules)
-    node = next(filter(None, (guest.u64(buckets + 8 * number) for number in range(1000))))
-    before = files_server.poke(node + guest.layout.offset("avtab_node", "datum"), b"\xff\xff\xff\xff")
-    guest.begin()
-    (found,) = watch.check(guest).findings
-    files_server.poke(node + guest.layout.offset("avtab_node", "datum"), before)
-    assert "access rules: 1 added" in found.what
-    guest.begin()
-    assert not watch.check(guest).findings
-    other = scenario.policy(tmp_path, scenario.without("prescriptions", "nurses"))
-    files_server.run(files_server.machine.ok("/usr/lib/vinci/fs-policy", other))
-    guest.begin()
-    assert any("the policy in force is not the trusted one" in finding.what for finding in watch.check(guest).findings)
-    assert not SelinuxWatch([policy, other]).check(guest).findings
