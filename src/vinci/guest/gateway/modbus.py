@@ -23,7 +23,7 @@ BUSY, NO_PATH, NO_ANSWER = 0x06, 0x0A, 0x0B
 _EXCEPTIONS = frozenset((0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08, 0x0A, 0x0B))
 _EXCEPTION = 0x80
 REMEMBERED = 256
-"""Verdicts on requests that came before: at most 100 KiB."""
+"""Verdicts on requests that came before: a quarter of a MiB at most."""
 
 _TRANSACTION = 2  # bytes, the first of each message
 _HEAD = Struct(">HHBB")  # behind the transaction: protocol, length of what follows, unit, function
