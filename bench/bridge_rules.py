@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the bridges' rules cost: small packets a second between two ports, and the time to change one VM.
 
-    sudo .venv/bin/python bench/bridge_rules.py [--rounds 12] [--sizes 10,100,1000] [--json FILE]
+    sudo .venv/bin/python bench/bridge_rules.py [--rounds 12] [--sizes 10,100,1000] [--mesh] [--json FILE]
 
 One run compares, interleaved, each rule scheme with no rules right before it, so that the ratio bears a busy machine:
   none              no rules on the bridge
@@ -10,7 +10,9 @@ One run compares, interleaved, each rule scheme with no rules right before it, s
   pairs-ebtables    the same by ebtables (here ebtables-nft: translated to nftables)
   pairs-iptables    the same by iptables-legacy's physdev match, nearest to the original of 2009
   nwfilter          chains per port as libvirt's nwfilter makes them (clean-traffic), nftables' bridge family
-A VCN has two service VMs and the rest APP-VMs that reach only those; the measured APP-VM is the middle one.
+A VCN has two service VMs and the rest APP-VMs that reach only those; the measured APP-VM is the middle one. With --mesh
+the APP-VMs reach each other too (`peers: all`), and the last two are measured, by our rules only: they are no pair
+where the mesh is large.
 Traffic is UDP with 18 bytes of payload through the whole stack of two namespaces on two veths, either way. A rate is
 packets a second of the sending thread's processor time: the kernel carries each frame up to the receiving socket in
 that time, and unlike the clock it does not count what else runs on the machine. Best of some bursts of 5,120
@@ -51,15 +53,16 @@ BATCH, BATCHES, BURSTS = 256, 20, 6
 FIRST = int(IPv4Address("10.16.0.0"))
 
 
-def vcn(size: int) -> Bridge:
-    """A VCN of `size` VMs: FW-VM and FS-VM, and APP-VMs that may reach these two only."""
+def vcn(size: int, mesh: bool) -> Bridge:
+    """A VCN of `size` VMs: FW-VM and FS-VM, and APP-VMs that may reach these two, and each other in a mesh."""
     addresses = [IPv4Address(FIRST + number + 1) for number in range(size)]
     taps = [f"v{int(address):08x}" for address in addresses]
     ports = []
     for number, address in enumerate(addresses):
         peers = tuple(taps[2:]) if number < 2 else tuple(taps[:2])
         routed = (IPv4Network("10.32.0.0/16"),) if number == 0 else ()
-        ports.append(Port(taps[number], "02:56:" + address.packed.hex(":"), address, peers, routed))
+        mac = "02:56:" + address.packed.hex(":")
+        ports.append(Port(taps[number], mac, address, peers, routed, mesh=mesh and number >= 2))
     return Bridge("b0a100000", "bench", IPv4Network("10.16.0.0/12"), tuple(ports))
 
 
@@ -272,9 +275,11 @@ def _receiver() -> socket.socket:
 
 @contextmanager
 def two_ends(bridge: Bridge) -> Iterator[tuple[Namespace, list[End]]]:
-    """The bridge with the FS-VM's port and that of the middle APP-VM."""
+    """The bridge with the FS-VM's port and that of the middle APP-VM, or with the last two of a mesh."""
     prefix = f"bench{os.getpid()}"
     chosen = [bridge.ports[1], bridge.ports[2 + (len(bridge.ports) - 2) // 2]]
+    if bridge.ports[-1].mesh:
+        chosen = list(bridge.ports[-2:])
     node = Namespace(prefix)
     ends = [End(Namespace(f"{prefix}-{number}"), port) for number, port in enumerate(chosen)]
     try:
@@ -368,18 +373,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--sizes", default="10,100,1000")
     parser.add_argument("--schemes", default=",".join(SCHEMES))
+    parser.add_argument("--mesh", action="store_true", help="APP-VMs reach each other: two of them, by our rules")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("bench/bridge_rules.py needs root: it makes network namespaces", file=sys.stderr)
         return 2
-    schemes = [name for name in options.schemes.split(",") if name not in NEEDS or shutil.which(NEEDS[name])]
-    for name in set(options.schemes.split(",")) - set(schemes):
+    asked = ["none", "ours"] if options.mesh else options.schemes.split(",")
+    schemes = [name for name in asked if name not in NEEDS or shutil.which(NEEDS[name])]
+    for name in set(asked) - set(schemes):
         print(f"{name}: left out, {NEEDS[name]} is not installed")
     figures: dict[str, Any] = {}
     print(f"{'VMs':>5} {'scheme':15} {'packets/s':>10} {'ratio to FS':>12} {'ratio from FS':>14} {'load ms':>9}")
     for size in map(int, options.sizes.split(",")):
-        bridge = vcn(size)
+        bridge = vcn(size, options.mesh)
         figures[str(size)] = {"rates": measure_rates(bridge, schemes, options.rounds)}
         for name, found in figures[str(size)]["rates"].items():
             print(
