@@ -69,7 +69,7 @@ class Agent:
         self._wake = asyncio.Event()
         self.host = VmHost(paths.libvirt, uri, self._vm_event)
         self.guests = Guests(paths, store, images)
-        self.consoles = Consoles(paths.sockets())
+        self.consoles = Consoles(paths.console_socket)
         self.network = NodeNetwork(paths.namespace)
         self.incidents = Incidents(store)
         self.evidence = Evidence(store, self.host, paths.node)

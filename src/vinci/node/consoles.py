@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 KEPT_BYTES = 64 * 1024
@@ -16,8 +17,9 @@ CHUNK = 4096
 class Consoles:
     """Listens to the console sockets of a node's VMs."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, socket_of: Callable[[str], Path]) -> None:
+        """`socket_of` tells the console socket of a VM."""
+        self._socket_of = socket_of
         self._kept: dict[str, deque[bytes]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -34,7 +36,7 @@ class Consoles:
     async def _listen(self, vm: str) -> None:
         kept = self._kept.setdefault(vm, deque(maxlen=KEPT_BYTES // CHUNK))
         with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_unix_connection(str(self._folder / f"{vm}.con"))
+            reader, writer = await asyncio.open_unix_connection(str(self._socket_of(vm)))
             try:
                 while chunk := await reader.read(CHUNK):
                     if kept and len(kept[-1]) + len(chunk) <= CHUNK:

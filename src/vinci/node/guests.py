@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,12 +12,12 @@ import asyncssh
 from vinci.images.build import Images
 from vinci.node.channel import Channel
 from vinci.node.introspection.given import Given
+from vinci.node.owners import Owners
 from vinci.node.paths import NodePaths
 from vinci.plan.types import Disk, Vm, VmKind
 from vinci.store.sqlite import Store
 from vinci.vmm.accelerator import known_tsc_khz
 from vinci.vmm.domain import BootFiles, boot_environment
-from vinci.vmm.host import QEMU_USER
 
 CLIENT_KEY = "ssh-client"
 
@@ -33,21 +32,14 @@ class Guests:
         self._client_key = self._key(CLIENT_KEY)
         self._channels: dict[str, Channel] = {}
         self.given = Given(store)
-        self._qemu = pwd.getpwnam(QEMU_USER)
-        _directory(paths.root, 0o711)
-        for folder, owner, mode in (
-            (paths.root / "boot", 0, 0o750),
-            (paths.disks, 0, 0o750),
-            (paths.sockets(), self._qemu.pw_uid, 0o750),
-        ):
-            _directory(folder, mode)
-            os.chown(folder, owner, self._qemu.pw_gid)
+        for folder in (paths.root, paths.root / "boot", paths.disks, paths.sockets):
+            _directory(folder)
+        self._owners = Owners(paths.sockets)
 
     def channel(self, vm: str) -> Channel:
         """The control channel of a VM; the same object until the VM is forgotten."""
         if vm not in self._channels:
-            socket_path = self._paths.sockets() / f"{vm}.ssh"
-            self._channels[vm] = Channel(vm, socket_path, self._client_key, self._key(f"host:{vm}"))
+            self._channels[vm] = Channel(vm, self._paths.ssh_socket(vm), self._client_key, self._key(f"host:{vm}"))
         return self._channels[vm]
 
     def forget(self, vm: str) -> None:
@@ -58,9 +50,9 @@ class Guests:
 
     def prepare(self, vm: Vm, extra: Mapping[str, bytes]) -> BootFiles:
         """Write the files that `vm` boots from; `extra` are further fw_cfg files by name (policy, rules …)."""
+        owner = self._owners.of(vm.name)
         folder = self._paths.boot(vm.name)
-        _directory(folder, 0o750)
-        os.chown(folder, 0, self._qemu.pw_gid)
+        _directory(folder)
         public = self._client_key.export_public_key()
         files = {
             "env": boot_environment(vm).encode(),
@@ -70,18 +62,20 @@ class Guests:
         }
         self.given.starts(vm.name, self._images.digest, extra.get("policy"))
         for name, content in files.items():
-            self._write(folder / name, content)
-        for stale in (f"{vm.name}.ssh", f"{vm.name}.con"):
-            (self._paths.sockets() / stale).unlink(missing_ok=True)
+            _write(folder / name, content, owner)
+        ssh, console = self._paths.ssh_socket(vm.name), self._paths.console_socket(vm.name)
+        for stale in (ssh, console):
+            stale.unlink(missing_ok=True)
         return BootFiles(
             kernel=self._images.kernel,
             initramfs=self._images.initramfs,
             root=self._images.app_root if vm.kind is VmKind.APP else self._images.service_root,
             image_digest=self._images.digest,
-            disk=self._disk(vm.disk) if vm.disk else None,
+            disk=self._disk(vm.disk, owner) if vm.disk else None,
             fw_cfg=tuple((name, folder / name) for name in sorted(files)),
-            ssh_socket=self._paths.sockets() / f"{vm.name}.ssh",
-            console_socket=self._paths.sockets() / f"{vm.name}.con",
+            ssh_socket=ssh,
+            console_socket=console,
+            owner=owner,
             tsc_khz=known_tsc_khz(Path("/proc/cpuinfo").read_text()),
         )
 
@@ -99,7 +93,7 @@ class Guests:
         """The digest of the images that VMs are started from."""
         return self._images.digest
 
-    def _disk(self, disk: Disk) -> Path:
+    def _disk(self, disk: Disk, owner: int) -> Path:
         path = self._paths.disks / disk.name
         size = disk.size_mib * 1024 * 1024
         if not path.exists():
@@ -108,15 +102,8 @@ class Guests:
         elif path.stat().st_size < size:
             os.truncate(path, size)
         path.chmod(0o600)
-        os.chown(path, self._qemu.pw_uid, self._qemu.pw_gid)
+        os.chown(path, owner, owner)
         return path
-
-    def _write(self, path: Path, content: bytes) -> None:
-        temporary = path.with_suffix(".new")
-        temporary.write_bytes(content)
-        temporary.chmod(0o640)
-        os.chown(temporary, 0, self._qemu.pw_gid)
-        temporary.replace(path)
 
     def _key(self, name: str) -> asyncssh.SSHKey:
         private = self._store.key(name)
@@ -127,6 +114,18 @@ class Guests:
         return asyncssh.import_private_key(private)
 
 
-def _directory(path: Path, mode: int) -> None:
-    path.mkdir(parents=True, exist_ok=True)
-    path.chmod(mode)
+def _directory(path: Path) -> None:
+    """A folder of root's, through which each VM's user gets to what is its own."""
+    path.mkdir(mode=0o711, parents=True, exist_ok=True)
+    os.chown(path, 0, 0)
+    path.chmod(0o711)
+
+
+def _write(path: Path, content: bytes, owner: int) -> None:
+    """A file that its owner and root may read, at no moment anybody else."""
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o400), "wb") as file:
+        file.write(content)
+        os.fchown(file.fileno(), owner, owner)
+    temporary.replace(path)

@@ -77,6 +77,15 @@ class NodePaths:
         """The folder of the files that a VM gets through fw_cfg."""
         return self.root / "boot" / vm
 
+    @property
     def sockets(self) -> Path:
-        """The folder of the VMs' channel and console sockets."""
+        """The VMs' folders of sockets, each of which belongs to its VM's user."""
         return self.root / "s"
+
+    def ssh_socket(self, vm: str) -> Path:
+        """The socket of a VM's control channel."""
+        return self.sockets / vm / "ssh"
+
+    def console_socket(self, vm: str) -> Path:
+        """The socket of a VM's serial console."""
+        return self.sockets / vm / "con"

@@ -54,7 +54,7 @@ def test_an_answer_is_remembered(tmp_path: Path) -> None:
 
 def test_a_guest_that_restarts_itself_never_boots_with_the_rules_of_its_first_start(tmp_path: Path) -> None:
     plan = compile_plan(parse(EXAMPLE.read_bytes(), str(EXAMPLE)).infrastructure)
-    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path)
+    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, 20001)
     for vm in plan.nodes[0].vms:
         domain = ET.fromstring(domain_xml("hospital", vm, files, Accelerator.TCG))
         assert domain.findtext("on_reboot") == "destroy"
@@ -92,10 +92,20 @@ def test_the_counters_frequency_is_known_where_a_hypervisor_tells_it(
 
 def test_an_emulated_kernel_is_told_the_counters_frequency(tmp_path: Path) -> None:
     vm = compile_plan(parse(EXAMPLE.read_bytes(), str(EXAMPLE)).infrastructure).nodes[0].vms[0]
-    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, tsc_khz=2_596_122)
+    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, 20001, tsc_khz=2_596_122)
     told = {}
     for accelerator in Accelerator:
         words = ET.fromstring(domain_xml("hospital", vm, files, accelerator)).findtext("os/cmdline")
         assert words is not None
         told[accelerator] = {word for word in words.split() if word.startswith("tsc")}
     assert told == {Accelerator.KVM: set(), Accelerator.TCG: {"tsc=reliable", "tsc_early_khz=2596122"}}
+
+
+def test_qemu_runs_as_its_vms_own_user(tmp_path: Path) -> None:
+    vm = compile_plan(parse(EXAMPLE.read_bytes(), str(EXAMPLE)).infrastructure).nodes[0].vms[0]
+    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, 20001)
+    labels = {
+        accelerator: ET.fromstring(domain_xml("hospital", vm, files, accelerator)).findtext("seclabel/label")
+        for accelerator in Accelerator
+    }
+    assert labels == {Accelerator.TCG: "+20001:+20001", Accelerator.KVM: "+20001:kvm"}
