@@ -9,6 +9,7 @@ by pymodbus a second time (tests/unit/gateway/oracle.py): it has to be one readi
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 import tempfile
@@ -100,10 +101,8 @@ def seeds(folder: Path) -> None:
     (folder / "answer").write_bytes(ANSWER)
 
 
-def main() -> None:
-    """Fuzz; ends the process with an error at the first fault."""
-    messages = int(sys.argv[1]) if len(sys.argv) > 1 else MESSAGES
-    folder = Path(tempfile.mkdtemp(prefix="vinci-fuzz-"))
+def fuzz(messages: int, folder: Path) -> None:
+    """Fuzz from this process on, which libFuzzer ends: with an error at the first fault."""
     seeds(folder)
     tally = Tally(messages)
     options = [f"-runs={messages}", f"-max_len={LIMIT}", "-verbosity=0", f"-artifact_prefix={folder}/", "-seed=1"]
@@ -111,5 +110,15 @@ def main() -> None:
     atheris.Fuzz()
 
 
+def main() -> int:
+    """Fuzz in a process of its own, and leave nothing; its exit status."""
+    messages = int(sys.argv[1]) if len(sys.argv) > 1 else MESSAGES
+    with tempfile.TemporaryDirectory(prefix="vinci-fuzz-") as folder:
+        if not (child := os.fork()):
+            fuzz(messages, Path(folder))
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
