@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from vinci.vmm.accelerator import known_tsc_khz
 from vinci.vmm.domain import BootFiles, boot_environment
 
 CLIENT_KEY = "ssh-client"
+KVM_GROUP = "kvm"
 
 
 class Guests:
@@ -76,6 +78,7 @@ class Guests:
             ssh_socket=ssh,
             console_socket=console,
             owner=owner,
+            kvm_group=_group(KVM_GROUP),
             tsc_khz=known_tsc_khz(Path("/proc/cpuinfo").read_text()),
         )
 
@@ -112,6 +115,13 @@ class Guests:
             self._store.set_key(name, key.export_private_key())
             return key
         return asyncssh.import_private_key(private)
+
+
+def _group(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
 
 
 def _directory(path: Path) -> None:

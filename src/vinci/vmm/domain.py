@@ -22,7 +22,6 @@ FW_CFG_PREFIX = "opt/org.vinci/"
 TB_CACHE_MIB = 64
 """TCG's translation cache: below 64 MiB guests stall, the default is 1 GiB (facts/runtime.md)."""
 CPU_PERIOD_US = 100_000
-KVM_GROUP = "kvm"
 BASE_CMDLINE = "console=ttyS0 quiet panic=-1 net.ifnames=0 ipv6.disable=1 random.trust_cpu=on cryptomgr.notests"
 """The kernel's cryptographic self-tests are left out: they are a tenth of an emulated boot."""
 
@@ -45,8 +44,8 @@ class Accelerator(StrEnum):
 class BootFiles:
     """Where the files lie that one VM boots from. `fw_cfg` maps the short name (`env`) to a file.
 
-    `owner` is the user that the VM's QEMU runs as, and its group; `tsc_khz` the frequency of this machine's time stamp
-    counter, where it is known for certain.
+    `owner` is the user that the VM's QEMU runs as, and its group, but with KVM the group is `kvm_group` where there is
+    one; `tsc_khz` the frequency of this machine's time stamp counter, where it is known for certain.
     """
 
     kernel: Path
@@ -58,6 +57,7 @@ class BootFiles:
     ssh_socket: Path
     console_socket: Path
     owner: int
+    kvm_group: int | None = None
     tsc_khz: int | None = None
 
 
@@ -131,9 +131,9 @@ def domain_xml(infrastructure: str, vm: Vm, files: BootFiles, accelerator: Accel
 
 def _owner(root: ET.Element, files: BootFiles, accelerator: Accelerator) -> None:
     """QEMU's user. With KVM its group is the one that may use the device; no file of a VM belongs to that group."""
-    group = KVM_GROUP if accelerator is Accelerator.KVM else f"+{files.owner}"
+    group = files.owner if accelerator is Accelerator.TCG or files.kvm_group is None else files.kvm_group
     label = ET.SubElement(root, "seclabel", type="static", model="dac", relabel="no")
-    _text(label, "label", f"+{files.owner}:{group}")
+    _text(label, "label", f"+{files.owner}:+{group}")
 
 
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> ET.Element:

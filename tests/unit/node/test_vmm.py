@@ -103,9 +103,10 @@ def test_an_emulated_kernel_is_told_the_counters_frequency(tmp_path: Path) -> No
 
 def test_qemu_runs_as_its_vms_own_user(tmp_path: Path) -> None:
     vm = compile_plan(parse(EXAMPLE.read_bytes(), str(EXAMPLE)).infrastructure).nodes[0].vms[0]
-    files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, 20001)
-    labels = {
-        accelerator: ET.fromstring(domain_xml("hospital", vm, files, accelerator)).findtext("seclabel/label")
-        for accelerator in Accelerator
-    }
-    assert labels == {Accelerator.TCG: "+20001:+20001", Accelerator.KVM: "+20001:kvm"}
+    for kvm_group, group in ((None, 20001), (107, 107)):
+        files = BootFiles(tmp_path, tmp_path, tmp_path, "digest", None, (), tmp_path, tmp_path, 20001, kvm_group)
+        labels = {
+            accelerator: ET.fromstring(domain_xml("hospital", vm, files, accelerator)).findtext("seclabel/label")
+            for accelerator in Accelerator
+        }
+        assert labels == {Accelerator.TCG: "+20001:+20001", Accelerator.KVM: f"+20001:+{group}"}
