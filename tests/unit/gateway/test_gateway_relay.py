@@ -6,9 +6,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from threading import Semaphore, Thread
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vinci.guest.gateway import relay as relays
 from vinci.guest.gateway.bounds import RECORDS_BURST, Budget, Recorder, Slots
@@ -238,6 +241,19 @@ def test_slots_and_budgets_are_given_back() -> None:
     assert (budget.take(), budget.take()) == (True, False)
     now[0] = 0.5
     assert (budget.take(), budget.take()) == (True, False)
+
+
+@given(st.sampled_from((1, 2, 8)), st.integers(1, 4), st.lists(st.sampled_from((0, 0, 0, 0, 1, 40)), max_size=60))
+def test_a_budget_is_a_token_bucket(per_second: int, burst: int, waits: list[int]) -> None:
+    """Waits are eighths of a second, which floats hold exactly. Nothing is saved up beyond the burst."""
+    now = [1000.0]
+    budget = Budget(per_second, burst, lambda: now[0])
+    tokens = Fraction(burst)
+    for wait in waits:
+        now[0] += wait / 8
+        tokens = min(Fraction(burst), tokens + Fraction(wait * per_second, 8))
+        assert budget.take() == (tokens >= 1)
+        tokens -= tokens >= 1
 
 
 def test_a_flood_of_refusals_is_counted_not_written() -> None:

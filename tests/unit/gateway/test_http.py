@@ -203,6 +203,7 @@ def deliver(parts: list[bytes], line: str = "GET /news HTTP/1.1") -> bytes:
     assert passes(verdict)
     got, rest = b"", b""
     for part in [*parts, b""]:
+        assert not GATEWAY.is_whole(verdict[1], part), "it would pass as it came"
         delivery = GATEWAY.answer(verdict[1], rest + part, not part)
         got, rest = got + delivery.deliver, delivery.rest
         if delivery.done:
