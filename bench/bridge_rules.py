@@ -277,9 +277,8 @@ def _receiver() -> socket.socket:
 def two_ends(bridge: Bridge) -> Iterator[tuple[Namespace, list[End]]]:
     """The bridge with the FS-VM's port and that of the middle APP-VM, or with the last two of a mesh."""
     prefix = f"bench{os.getpid()}"
-    chosen = [bridge.ports[1], bridge.ports[2 + (len(bridge.ports) - 2) // 2]]
-    if bridge.ports[-1].mesh:
-        chosen = list(bridge.ports[-2:])
+    middle = bridge.ports[2 + (len(bridge.ports) - 2) // 2]
+    chosen = bridge.ports[-2:] if middle.mesh else (bridge.ports[1], middle)
     node = Namespace(prefix)
     ends = [End(Namespace(f"{prefix}-{number}"), port) for number, port in enumerate(chosen)]
     try:

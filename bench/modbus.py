@@ -5,7 +5,7 @@
 
 The utility company of the examples with two more flows, to the same device at other ports and without inspection. One
 is forwarded. The other is led, in place of a gateway, to a relay that judges nothing: ten lines of Python as root,
-whose packets the FW-VM's rules accept unseen. What it costs is the way through a process; no gateway takes less.
+whose packets the FW-VM's rules accept unseen. What it costs is the way through a process.
 In each round a client in the same VM sends the same requests all three ways in turn; one connection, four, eight.
 The device is the simulated one of examples/plc.py (pymodbus) and, so that the network shows and not the device, a
 loop that answers without thinking. The VMs run before other work, so that this shows little.

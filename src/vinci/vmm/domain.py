@@ -74,7 +74,7 @@ def machine_digest(vm: Vm, image_digest: str, accelerator: Accelerator) -> str:
         "image": image_digest,
         "accelerator": accelerator,
         "cmdline": command_line(vm, accelerator),
-        "user": "its own",
+        "user": "its own",  # and sockets where that user's folder is: a QEMU started otherwise cannot be talked with
     }
     return hashlib.sha256(json.dumps(hardware, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
