@@ -254,6 +254,7 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 	unsigned long length = *count, rest;
 	struct client *client;
 	struct verdict verdict;
+	struct kept append;
 	__be32 status = nfs_ok;
 	loff_t start;
 	u32 crc = 0;
@@ -261,8 +262,10 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 	if (i_size_read(inode) < file->size) {
 		/* Somebody who may write has cut it: what was known of it holds no more. */
 		track_forget_clients(file);
+		file->kept_count = 0;
 		file->size = file->first_size = i_size_read(inode);
 	}
+	keep_recall(file, opened);
 	if (offset > i_size_read(inode))
 		status = wait_for_growth(file, inode, offset);
 	client = track_client(file, subjects_address(rqstp));
@@ -277,18 +280,29 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 	rest = length - verdict.skip;
 	if (verdict.moved)
 		crc = checksum(vec, vlen, length);
+	append = (struct kept){
+		.address = client->address,
+		.length = cpu_to_le32(length), .stored = cpu_to_le32(rest), .crc = cpu_to_le32(crc),
+		.offset = cpu_to_le64(offset), .start = cpu_to_le64(start),
+	};
+	if (rest)
+		keep_before(file, opened, &append);
 	/* With nothing to append, this still fills in the verifier. */
 	status = store(rqstp, fhp, opened, vec, vlen, verdict.skip, &rest, verifier);
 	if (status)
 		return status;
 	*count = verdict.skip + rest;
 	if (rest) {
-		client->outdated |= verdict.moved || client->seen < start;
+		append.stored = cpu_to_le32(rest);
+		keep_stored(file, &append);
+		client->outdated |= client->seen < start;
 		track_wrote(client, start, start + rest);
 		client->next = offset + *count;
 		file->size = start + rest;
 		wake_up_all(&file->grown);
 	}
+	/* The reply tells it the size, which it takes for the end of what it has sent. */
+	client->outdated |= offset + *count != i_size_read(inode);
 	if (verdict.moved) {
 		client->moved.offset = offset;
 		client->moved.length = length;

@@ -11,6 +11,7 @@
 #include <linux/wait.h>
 
 #define MAX_EXTENTS	8	/* of one client in one file */
+#define MAX_KEPT	6	/* the latest appends to one file, of all clients; with the label they fit into an inode of 512 bytes */
 
 struct extent {
 	loff_t start, end;
@@ -28,6 +29,14 @@ struct client {
 	struct { loff_t offset; unsigned long length; u32 crc; } moved;
 };
 
+/* One append as it lies on the disk beside its file (keep.c). */
+struct kept {
+	__be32 address;
+	__le32 length, stored;	/* bytes that were sent, and those of them that were new */
+	__le32 crc;		/* of what was sent, where it went to another place than asked for */
+	__le64 offset, start;	/* the place that was asked for, and where the new bytes went */
+} __packed;
+
 struct tracked {
 	struct hlist_node node;
 	struct list_head lru;
@@ -39,6 +48,9 @@ struct tracked {
 	loff_t size;		/* after the last append */
 	struct mutex lock;
 	wait_queue_head_t grown;
+	bool recalled;		/* what the disk tells of it has been read */
+	struct kept kept[MAX_KEPT];	/* latest first */
+	unsigned int kept_count;
 	struct list_head clients;
 	unsigned int client_count;
 };
@@ -59,5 +71,13 @@ void track_forget_clients(struct tracked *file);
 /* This client has written [start, end). */
 void track_wrote(struct client *client, loff_t start, loff_t end);
 bool track_wrote_itself(const struct client *client, loff_t start, loff_t end);
+
+/* --- keep.c; these too --- */
+/* Once for each tracked file: what was known of its clients before this server started. */
+void keep_recall(struct tracked *file, struct file *opened);
+/* Before an append is stored: put it on the disk beside the file. */
+void keep_before(struct tracked *file, struct file *opened, const struct kept *append);
+/* It has been stored. */
+void keep_stored(struct tracked *file, const struct kept *append);
 
 #endif

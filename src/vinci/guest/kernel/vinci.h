@@ -7,6 +7,7 @@
  * clients.c   NFSv4's clients, and what they could do to each other
  * append.c    append-only files that stay correct with several clients
  * track.c     what each client may know of such a file
+ * keep.c      what of that outlives a power cut
  * events.c    the ring of denied requests that fs-events reads, event_lines.c what it reads there
  */
 #ifndef VINCI_H

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""When the FS-VM loses power before it has replied: an append is stored once and done, or not stored and refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from service import Running, Service
+
+MANAGE = "printf %s vinci_u:vinci_system_r:vinci_manage_t:s0 >/proc/self/attr/current"
+VERSIONS = ("4.2", "3")
+STORED = ("alone", "grown", "same", "moved", "unsent")
+
+# Opens files for appending, waits to be told, then appends a line to each at once, and one more as `>>` does; tells
+# what became of it.
+HOLDER = """
+import concurrent.futures, json, os, sys
+who, *paths = sys.argv[1:]
+held = {path: os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666) for path in paths}
+for descriptor in held.values():
+    os.write(descriptor, f"{who} before\\n".encode())
+print("ready", flush=True)
+sys.stdin.readline()
+def append(path):
+    done = 0
+    try:
+        os.write(held[path], b"a line\\n")
+        done = 1
+        os.close(held[path])
+        os.write(os.open(path, os.O_WRONLY | os.O_APPEND), f"{who} after\\n".encode())
+        done = 2
+    except OSError as error:
+        return [done, error.strerror]
+    return [done, ""]
+with concurrent.futures.ThreadPoolExecutor(len(held)) as pool:
+    found = dict(zip(held, pool.map(append, held)))
+print(json.dumps({path.rpartition("/")[2]: result for path, result in found.items()}), flush=True)
+"""
+
+
+class Holder:
+    """A client with files held open for appending."""
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, service: Service, client: str, uid: int, paths: list[str]) -> Holder:
+        """Returns when its files are open, each with a line of its own."""
+        command = f". /run/t/client.sh; as {client} {uid} python3 /run/t/holder.py {client} {' '.join(paths)}"
+        process = await service.clients.channel.process(command)
+        assert b"ready" in await asyncio.wait_for(process.stdout.readline(), 60)
+        return cls(process)
+
+    def go(self) -> None:
+        """Have it append."""
+        self._process.stdin.write(b"go\n")
+
+    async def told(self) -> dict[str, list[Any]]:
+        """Of each file how many of its two lines it was told are written, and why not more."""
+        found = json.loads(await asyncio.wait_for(self._process.stdout.readline(), 180))
+        await self._process.wait_closed()
+        return {str(name): result for name, result in found.items()}
+
+
+async def cut_power(service: Service) -> None:
+    """Of the FS-VM; returns when it serves the same users again."""
+    await service.fs.kill()
+    service.fs = await service.rig.start("fs", service.fs.command)
+    assert "ok" in await service.fs.ok("cat /run/vinci/status")
+    await service.grant()
+
+
+async def sizes(service: Service, names: list[str]) -> dict[str, int]:
+    """Of the journal's files, as they are stored."""
+    text = await service.fs.ok(f"{MANAGE}; cd /srv/journal && stat -c '%n %s' {' '.join(names)}")
+    return {name: int(size) for name, size in (line.split() for line in text.splitlines())}
+
+
+Told = dict[str, list[Any]]
+
+
+async def lose_power(service: Service) -> tuple[Told, Told, dict[str, list[str]]]:
+    """Two clients append to files of the journal, and the power cut comes before their replies.
+
+    d1's lines are stored, those of d2 for the files `unsent` never reach the FS-VM. d2 has appended too: to `moved`
+    before d1, whose line so went to another place than it meant; to `grown` after it, and to `same` the very same line.
+    What d1 and d2 are told in the end, and what is stored.
+    """
+    tops = {version: await service.mount(version) for version in VERSIONS}
+    names = [f"{name}-{version}" for version in VERSIONS for name in STORED]
+    await service.clients.put("/run/t/holder.py", HOLDER.encode())
+    paths = [f"{tops[version]}/d1/journal/{name}-{version}" for version in VERSIONS for name in STORED]
+    unsent = [f"{tops[version]}/d2/journal/unsent-{version}" for version in VERSIONS]
+    one, two = await Holder.start(service, "d1", 20001, paths), await Holder.start(service, "d2", 1001, unsent)
+    other = f"as d2 1001 sh -c 'cd {tops['4.2']}/d2/journal && for version in {' '.join(VERSIONS)}; do"
+    await service.client_ok(f"{other} echo d2 before >>moved-$version; done'")
+    before = await sizes(service, names)
+    await service.fs.ok("nft insert rule inet vinci_fs output ip daddr 10.20.1.10 drop")
+    one.go()
+    async with asyncio.timeout(60):
+        while any(size == before[name] for name, size in (await sizes(service, names)).items()):
+            await asyncio.sleep(0.1)
+    await service.client_ok(f"{other} echo d2 meanwhile >>grown-$version; echo a line >>same-$version; done'")
+    await service.fs.ok(
+        "nft insert rule inet vinci_fs output ip daddr 10.20.1.11 drop; "
+        "nft insert rule inet vinci_fs input ip saddr 10.20.1.11 drop"
+    )
+    two.go()
+    await cut_power(service)
+    told = await one.told(), await two.told()
+    content = {
+        name: (await service.client_ok(f"as n1 20003 cat {tops['4.2']}/n1/journal/{name}")).splitlines()
+        for name in names
+    }
+    return *told, content
+
+
+@pytest.fixture(scope="module")
+def after_power_cut(running: Running) -> tuple[Told, Told, dict[str, list[str]]]:
+    """What d1 and d2 were told and what is stored; one power cut for all tests here."""
+    running(running.service.grant())
+    found: tuple[Told, Told, dict[str, list[str]]] = running(lose_power(running.service))
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_append_whose_reply_the_power_cut_took_is_done_and_stored_once(
+    after_power_cut: tuple[Told, Told, dict[str, list[str]]], version: str
+) -> None:
+    """The client sends it again: it must neither be stored twice nor refused, whatever others appended since."""
+    told, _, content = after_power_cut
+    assert {name: told[f"{name}-{version}"] for name in STORED} == {name: [2, ""] for name in STORED}
+    stored = {name: content[f"{name}-{version}"] for name in STORED if name != "unsent"}
+    assert stored == {
+        "alone": ["d1 before", "a line", "d1 after"],
+        "grown": ["d1 before", "a line", "d2 meanwhile", "d1 after"],
+        "same": ["d1 before", "a line", "a line", "d1 after"],
+        "moved": ["d1 before", "d2 before", "a line", "d1 after"],
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_append_that_the_power_cut_prevented_is_not_taken_for_anothers_equal_line(
+    after_power_cut: tuple[Told, Told, dict[str, list[str]]], version: str
+) -> None:
+    """d1's line lies where d2 meant to append the same: d2's is stored as well, or refused."""
+    _, told, content = after_power_cut
+    done, _error = told[f"unsent-{version}"]
+    assert sorted(content[f"unsent-{version}"]) == sorted(
+        ["d1 before", "d2 before", "a line", "d1 after", *["a line", "d2 after"][:done]]
+    )
