@@ -40,6 +40,19 @@ with concurrent.futures.ThreadPoolExecutor(len(held)) as pool:
 print(json.dumps({path.rpartition("/")[2]: result for path, result in found.items()}), flush=True)
 """
 
+# Makes a connection to the file service, waits to be told, then goes on with it; tells how that ends.
+IDLE = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 2049), 60)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    connection.sendall(bytes(4))
+    print(connection.recv(1), flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+"""
+
 
 class Holder:
     """A client with files held open for appending."""
@@ -64,6 +77,24 @@ class Holder:
         found = json.loads(await asyncio.wait_for(self._process.stdout.readline(), 180))
         await self._process.wait_closed()
         return {str(name): result for name, result in found.items()}
+
+
+def test_a_connection_from_before_a_power_cut_is_ended_at_once(running: Running, service: Service) -> None:
+    """A client that got no answer at all would wait for minutes before it makes another connection."""
+
+    async def measure() -> str:
+        await service.clients.put("/run/t/idle.py", IDLE.encode())
+        process = await service.clients.channel.process(
+            "exec nsenter --net=/run/netns/n1 python3 /run/t/idle.py 10.20.2.2"
+        )
+        assert b"ready" in await asyncio.wait_for(process.stdout.readline(), 60)
+        await cut_power(service)
+        process.stdin.write(b"go\n")
+        end = (await asyncio.wait_for(process.stdout.readline(), 120)).decode().strip()
+        await process.wait_closed()
+        return end
+
+    assert running(measure()) == "ConnectionResetError"
 
 
 async def cut_power(service: Service) -> None:
