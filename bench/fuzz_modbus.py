@@ -49,6 +49,8 @@ class Tally:
         """One message, both ways."""
         untrusted = bytes(untrusted)
         verdict = GATEWAY.request(untrusted)
+        if untrusted[GATEWAY.varies :] in GATEWAY.known and not (passes(verdict) and verdict[0] == untrusted):
+            raise WrongError(f"{untrusted.hex()} would pass as it came: {verdict}")
         if passes(verdict):
             self.verdicts["passed"] += 1
             if why := fault(verdict[0], DECLARED):

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
+from os import sched_yield
 from threading import Semaphore, Thread
 
 import pytest
@@ -35,6 +39,8 @@ class Device:
         self.requests_each = 1000
         """After so many it ends a connection: before the next one, or having read the next one."""
         self.reads_one_more = False
+        self.cut = 0
+        """Bytes of an answer that are sent alone, and the rest when they have arrived."""
         self.got: list[bytes] = []
         self.ended = Semaphore(0)
         Thread(target=self._serve, daemon=True).start()
@@ -58,10 +64,19 @@ class Device:
                 if not request:
                     return
                 self.got.append(request)
-                client.sendall(self.answer)
+                client.sendall(self.answer[: self.cut])
+                if self.cut:
+                    _wait_until_acknowledged(client)
+                client.sendall(self.answer[self.cut :])
             if self.reads_one_more:
                 self.got.append(client.recv(300))
         self.ended.release()
+
+
+def _wait_until_acknowledged(connection: socket.socket) -> None:
+    """The other end has got all that was sent: SIOCOUTQ of tcp(7) tells the bytes that it has not."""
+    while struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4))) != (0,):
+        sched_yield()
 
 
 class Bench:
@@ -189,6 +204,61 @@ def test_a_silent_target_is_told(device: Device, monkeypatch: pytest.MonkeyPatch
     with bench.client() as client:
         client.sendall(READ)
         assert client.recv(300) == NO_ANSWER
+
+
+def test_a_target_that_falls_silent_is_told_and_asked_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "ANSWER_SECONDS", 1)
+    bench = Bench(device)
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == ANSWER
+        device.answer = b""
+        client.sendall(READ)
+        assert client.recv(300) == NO_ANSWER
+    assert device.got == [READ] * 2
+    assert [record.split()[1] for record in bench.records] == [b"target-unreachable"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (bytes.fromhex("0008000000050103020005"), NO_ANSWER),
+        (bytes.fromhex("000700000005010302000500"), NO_ANSWER),
+        (bytes.fromhex("000700000005010303000500"), NO_ANSWER),
+        (bytes.fromhex("000700000003018302"), bytes.fromhex("000700000003018302")),
+    ],
+    ids=["another transaction", "a byte too many", "another count", "an exception"],
+)
+def test_an_answer_is_judged_to_a_request_that_is_known(device: Device, answer: bytes, told: bytes) -> None:
+    bench = Bench(device, rate=2)  # each is counted once
+    with bench.client() as client:
+        client.sendall(READ)
+        assert client.recv(300) == ANSWER
+        device.answer = answer
+        client.sendall(READ)
+        assert client.recv(300) == told
+    assert device.got == [READ] * 2
+
+
+def test_an_answer_in_parts_to_a_request_that_is_known_is_passed_on_whole(device: Device) -> None:
+    device.cut = 5
+    bench = Bench(device)
+    with bench.client() as client:
+        for _ in range(3):
+            client.sendall(READ)
+            assert client.recv(300) == ANSWER
+    assert (device.got, bench.records) == ([READ] * 3, [])
+
+
+def test_a_known_request_is_counted_as_others_are(device: Device) -> None:
+    bench = Bench(device, rate=3)
+    with bench.client() as client:
+        told = []
+        for _ in range(4):
+            client.sendall(READ)
+            told.append(client.recv(300))
+    assert told == [ANSWER] * 3 + [BUSY]
+    assert device.got == [READ] * 3
 
 
 def test_more_than_the_rate_is_refused(device: Device) -> None:

@@ -27,7 +27,7 @@ from pymodbus.pdu.register_message import (
 )
 from verdicts import passes
 
-from vinci.guest.gateway.modbus import FUNCTIONS, MOST_BYTES, ModbusGateway
+from vinci.guest.gateway.modbus import FUNCTIONS, MOST_BYTES, REMEMBERED, ModbusGateway
 from vinci.guest.gateway.protocol import BadAnswerError, Reason, Refuse
 
 UNITS, REGISTERS = ((1, 2),), ((0, 99), (1000, 1049))
@@ -101,6 +101,36 @@ WRITES: list[ModbusPDU] = [
     MaskWriteRegisterRequest(address=1, and_mask=1, or_mask=2),
     ReadWriteMultipleRegistersRequest(read_address=1, read_count=2, write_address=3, write_registers=[4]),
 ]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=20),
+            st.sampled_from(WRITES).map(lambda pdu: frame(bytes([pdu.function_code]) + pdu.encode())),
+            st.integers(0, 400).map(lambda address: read(address=address)),
+        ),
+        max_size=300,
+    )
+)
+def test_what_is_known_is_what_passes_as_it_came_and_changes_nothing(messages: list[bytes]) -> None:
+    gateway = ModbusGateway(FUNCTIONS, UNITS, REGISTERS)
+    for untrusted in messages:
+        gateway.request(untrusted)
+    for rest, (begin, length) in gateway.known.items():
+        again = b"\x00\x09" + rest
+        verdict = ModbusGateway(READS, UNITS, REGISTERS).request(again)
+        assert passes(verdict)
+        assert (verdict[0], verdict[2]) == (again, True)
+        whole = again[: gateway.varies] + begin + bytes(length - gateway.varies - len(begin))
+        assert gateway.is_whole(verdict[1], whole)
+
+
+def test_so_many_requests_are_known_and_no_more() -> None:
+    for address in range(3 * REMEMBERED):
+        assert passes(EVERYTHING.request(read(address=address)))
+        assert read(address=address)[EVERYTHING.varies :] in EVERYTHING.known
+        assert len(EVERYTHING.known) <= REMEMBERED
 
 
 @pytest.mark.parametrize("request_", WRITES, ids=lambda each: type(each).__name__)

@@ -14,7 +14,7 @@ import seccomp
 
 _TRADE = (
     *("accept4", "connect", "getsockname", "getsockopt", "setsockopt", "recvfrom", "sendto", "shutdown", "close"),
-    *("write", "poll", "futex", "rseq", "set_robust_list", "gettid", "sched_yield"),
+    *("read", "write", "poll", "futex", "rseq", "set_robust_list", "gettid", "sched_yield"),
     *(
         "brk",
         "madvise",

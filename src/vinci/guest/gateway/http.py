@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from .protocol import BadAnswerError, Delivery, Forward, Reason, Refuse
+from .protocol import BadAnswerError, Delivery, Forward, Known, Reason, Refuse
 
 HEAD_BYTES = 8192
 MOST_FIELDS = 64
@@ -49,11 +49,13 @@ class HttpGateway:
     """Passes these methods on these paths, with a body of at most so many bytes."""
 
     keeps_connection = False
+    varies = 0
     answer_bytes = 65_536
 
     def __init__(self, methods: frozenset[str], paths: tuple[str, ...], max_body_bytes: int) -> None:
         """`paths` as declared: with `*` at the end they stand for all that begins so."""
         self.most_bytes = HEAD_BYTES + max_body_bytes
+        self.known: dict[bytes, Known] = {}  # none: each request has a connection of its own
         self._methods = methods
         self._exact = frozenset(path for path in paths if not path.endswith("*"))
         self._beginnings = tuple(path[:-1] for path in paths if path.endswith("*"))

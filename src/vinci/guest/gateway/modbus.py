@@ -9,11 +9,10 @@ ends the connection: nothing is put together, so nothing can be put together dif
 
 from __future__ import annotations
 
-from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
-from .protocol import BadAnswerError, Delivery, Forward, Reason, Refuse
+from .protocol import BadAnswerError, Delivery, Forward, Known, Reason, Refuse
 
 MOST_BYTES = 260
 """A header of 7 bytes and a PDU of at most 253."""
@@ -23,7 +22,7 @@ BUSY, NO_PATH, NO_ANSWER = 0x06, 0x0A, 0x0B
 _EXCEPTIONS = frozenset((0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08, 0x0A, 0x0B))
 _EXCEPTION = 0x80
 REMEMBERED = 256
-"""Verdicts on requests that came before: a quarter of a MiB at most."""
+"""So many requests that passed are known at most: a client asks for the same few things again and again."""
 
 _TRANSACTION = 2  # bytes, the first of each message
 _HEAD = Struct(">HHBB")  # behind the transaction: protocol, length of what follows, unit, function
@@ -78,21 +77,25 @@ class ModbusGateway:
     most_bytes = MOST_BYTES
     answer_bytes = MOST_BYTES + 1
     keeps_connection = True
+    varies = _TRANSACTION
 
     def __init__(self, functions: frozenset[int], units: Ranges, registers: Ranges) -> None:
         """Functions by their codes; units and registers as ranges."""
         self._functions = functions & FUNCTIONS
         self._units = frozenset(unit for first, last in units for unit in range(first, last + 1))
         self._registers = _merged(registers)
-        # A client asks for the same few things again and again, by ever new transactions.
-        self._judged = lru_cache(maxsize=REMEMBERED)(self._judge)
+        self.known: dict[bytes, Known] = {}
 
     def request(self, untrusted: bytes) -> Forward | Refuse | None:
         """Judge one chunk of the stream, which has to be exactly one request. Never asks for more."""
-        judged = self._judged(untrusted[_TRANSACTION:])
+        transaction, rest = untrusted[:_TRANSACTION], untrusted[_TRANSACTION:]
+        judged = self._judge(rest)
         if isinstance(judged, _Refused):
             return _refuse(judged, untrusted)
-        transaction = untrusted[:_TRANSACTION]
+        if judged.repeatable and judged.request == rest:
+            if len(self.known) >= REMEMBERED:
+                self.known.clear()
+            self.known[rest] = judged.answer, judged.length
         return transaction + judged.request, (transaction, judged), judged.repeatable
 
     def _judge(self, untrusted: bytes) -> _Passing | _Refused:

@@ -6,6 +6,7 @@ The next protocol is one file with one class like this, and its line in `setting
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -33,6 +34,9 @@ Forward = tuple[bytes, Any, bool]
 """A request that passes: as it is sent to the target, rebuilt from what was read; the answer it has to get; whether the
 target may get it twice, because it changes nothing there. A bare tuple: making one with names takes an emulated VM
 longer than judging the request."""
+
+Known = tuple[bytes, int]
+"""Of the whole answer to a request that is known: how it goes on behind the bytes that vary, and its length."""
 
 
 class Refuse(NamedTuple):
@@ -65,6 +69,13 @@ class Gateway(Protocol):
     """So much of an answer is read at once."""
     keeps_connection: bool
     """Whether another request may follow an answered one."""
+    varies: int
+    """So many bytes, the first of a request and of its answer, do not matter to the verdict."""
+
+    @property
+    def known(self) -> Mapping[bytes, Known]:
+        """Requests that passed, without the bytes that vary: those that change nothing at the target, and that
+        `request` writes anew as they came, byte for byte. One that comes again passes again."""
 
     def request(self, untrusted: bytes) -> Forward | Refuse | None:
         """Judge what a client has sent since the last answer; None when it is the beginning of a request."""

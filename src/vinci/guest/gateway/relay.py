@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Joins clients to targets, request by request, as a gateway judges: sockets, deadlines and bounds.
 
-A thread a connection, blocking calls with the kernel's own time-outs: in the usual case a request costs two receives
-and two sends, and nothing else. Each client's connection has a connection of its own to the target, made when its
-first request passes.
+A thread a connection, blocking calls with the kernel's own time-outs: in the usual case a request costs two reads and
+two writes, and nothing else. Each client's connection has a connection of its own to the target, made when its first
+request passes.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from os import read, write
 from struct import Struct, pack
 from threading import Thread
 from time import monotonic
 from typing import Any
 
 from .bounds import Budget, Recorder, Slots
-from .protocol import BadAnswerError, Forward, Reason, Refuse
+from .protocol import BadAnswerError, Forward, Known, Reason, Refuse
 from .settings import Settings
 
 CONNECTIONS, CONNECTIONS_EACH = 32, 8
@@ -105,29 +106,61 @@ class _Conversation:
     def __init__(
         self, relay: Relay, client: socket.socket, target: Address, record: Callable[[Reason, str], None]
     ) -> None:
-        self._gateway, self._requests, self._record = relay.gateway, relay.requests, record
+        self._gateway, self._take, self._record = relay.gateway, relay.requests.take, record
         self._client, self._target = client, target
         self._upstream: socket.socket | None = None
+        # Reads and writes by number are what a request passes by: a socket's methods take twice the instructions.
+        self._client_number, self._upstream_number = client.fileno(), -1
+        self._varies, self._answer_bytes = relay.gateway.varies, relay.gateway.answer_bytes
 
     def run(self) -> None:
         """Until the client ends it, or a request does."""
         _set_up(self._client, IDLE_SECONDS)
-        receive, most, judge = self._client.recv, self._gateway.most_bytes + 1, self._gateway.request
-        is_last, take = not self._gateway.keeps_connection, self._requests.take
+        client, most, known, varies = (
+            self._client_number,
+            self._gateway.most_bytes + 1,
+            self._gateway.known,
+            self._varies,
+        )
         try:
-            while untrusted := receive(most):
-                verdict = judge(untrusted) or self._rest(untrusted)
-                if isinstance(verdict, Refuse):
-                    self._refuse(verdict)
-                elif take():
-                    request, expected, repeatable = verdict
-                    self._pass(request, expected, repeatable)
+            while untrusted := read(client, most):
+                before = known.get(untrusted[varies:])
+                if before is not None and self._upstream is not None and self._take():
+                    self._again(untrusted, before)
                 else:
-                    self._fail(verdict[1], Reason.RATE, "")
-                if is_last:
+                    self._judge(untrusted)
+                if not self._gateway.keeps_connection:
                     return
         finally:
             self._hang_up()
+
+    def _again(self, untrusted: bytes, known: Known) -> None:
+        """Pass what is known to pass, over the connection that there is: all that is done for a request, as a rule."""
+        begin, length = known
+        answer: bytes | OSError
+        try:
+            if write(self._upstream_number, untrusted) != len(untrusted):
+                raise TimeoutError
+            answer = read(self._upstream_number, self._answer_bytes)
+            whole = untrusted[: self._varies] + begin
+            if len(answer) == length and answer[: len(whole)] == whole:
+                self._say(answer)
+                return
+        except _GONE:
+            answer = b""
+        except OSError as error:
+            answer = error
+        self._judge(untrusted, answer)
+
+    def _judge(self, untrusted: bytes, answer: bytes | OSError | None = None) -> None:
+        """Do with a request as the gateway says. `answer` is how that begins, of one that was counted and sent."""
+        verdict = self._gateway.request(untrusted) or self._rest(untrusted)
+        if isinstance(verdict, Refuse):
+            self._refuse(verdict)
+        elif answer is not None or self._take():
+            self._pass(verdict, answer)
+        else:
+            self._fail(verdict[1], Reason.RATE, "")
 
     def _rest(self, untrusted: bytes) -> Forward | Refuse:
         """The verdict on a request that comes in parts: all of it within a time, however it is cut."""
@@ -148,18 +181,13 @@ class _Conversation:
         self._record(Reason.SLOW, f"{len(untrusted)} bytes in {REQUEST_SECONDS} s")
         raise _EndedError
 
-    def _pass(self, request: bytes, expected: Any, repeatable: bool) -> None:
-        """Send a request to the target and its answer to the client."""
-        upstream, untrusted = self._upstream, b""
+    def _pass(self, forward: Forward, answer: bytes | OSError | None) -> None:
+        """Send a request to the target, unless it was sent, and its answer to the client."""
+        request, expected, repeatable = forward
         try:
-            if upstream is not None and repeatable:
-                try:
-                    upstream.sendall(request)
-                    untrusted = upstream.recv(self._gateway.answer_bytes)
-                except _GONE:
-                    pass
-            if not untrusted:
-                untrusted = self._ask(request, repeatable)
+            if isinstance(answer, OSError):
+                raise answer
+            untrusted = answer or self._ask(request, repeatable, is_first=answer is None)
             if self._gateway.is_whole(expected, untrusted):
                 self._say(untrusted)
             else:
@@ -171,22 +199,26 @@ class _Conversation:
             self._hang_up()
             self._fail(expected, Reason.UNREACHABLE, type(error).__name__)
 
-    def _ask(self, request: bytes, repeatable: bool) -> bytes:
-        """Send a request over a new connection: there is none, or the target has ended it, as it may when it was idle.
+    def _ask(self, request: bytes, repeatable: bool, *, is_first: bool) -> bytes:
+        """Send a request over the connection that there is, or over a new one where the target has ended that.
 
-        What the target must not get twice goes over the one that there is, if that has not ended. How the answer
-        begins; nothing when the target ended the connection instead.
+        It may when it was idle. What the target must not get twice is sent once, over a connection that has not ended.
+        How the answer begins; nothing when the target ended the connection instead.
 
         Raises:
             OSError: the target cannot be reached or is silent.
         """
-        upstream = self._upstream
-        if upstream is None or repeatable or _has_ended(upstream):
-            self._hang_up()
-            upstream = self._connect()
+        if self._upstream is not None and is_first and (repeatable or not _has_ended(self._upstream)):
+            answer = self._exchange(self._upstream, request)
+            if answer or not repeatable:
+                return answer
+        self._hang_up()
+        return self._exchange(self._connect(), request)
+
+    def _exchange(self, upstream: socket.socket, request: bytes) -> bytes:
         try:
             upstream.sendall(request)
-            return upstream.recv(self._gateway.answer_bytes)
+            return upstream.recv(self._answer_bytes)
         except _GONE:
             return b""
 
@@ -207,7 +239,7 @@ class _Conversation:
                 return
             if monotonic() > deadline or self._upstream is None:
                 raise TimeoutError
-            untrusted = self._upstream.recv(self._gateway.answer_bytes)
+            untrusted = self._upstream.recv(self._answer_bytes)
 
     def _connect(self) -> socket.socket:
         upstream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -218,13 +250,13 @@ class _Conversation:
         except OSError:
             upstream.close()
             raise
-        self._upstream = upstream
+        self._upstream, self._upstream_number = upstream, upstream.fileno()
         return upstream
 
     def _hang_up(self) -> None:
         if self._upstream is not None:
             self._upstream.close()
-            self._upstream = None
+            self._upstream, self._upstream_number = None, -1
 
     def _refuse(self, refused: Refuse) -> None:
         self._record(refused.reason, refused.what)
