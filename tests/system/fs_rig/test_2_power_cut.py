@@ -184,3 +184,40 @@ def test_an_append_that_the_power_cut_prevented_is_not_taken_for_anothers_equal_
     assert sorted(content[f"unsent-{version}"]) == sorted(
         ["d1 before", "d2 before", "a line", "d1 after", *["a line", "d2 after"][:done]]
     )
+
+
+# Writes bytes at a place of a file, past the client's cache; tells whether they are taken.
+PLACE = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_DIRECT)
+try:
+    os.pwrite(descriptor, sys.argv[3].encode(), int(sys.argv[2]))
+    print("done")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_what_was_an_appenders_own_before_a_power_cut_tells_it_nothing_of_what_stands_there_now(
+    running: Running, service: Service
+) -> None:
+    """Its bytes are known for its own again; then somebody who may write empties the file, and another fills it."""
+
+    async def measure() -> list[str]:
+        top = await service.mount("4.2")
+        await service.clients.put("/run/t/place.py", PLACE.encode())
+
+        async def place(offset: int, text: str) -> str:
+            path = f"{top}/d1/mixed/rotated"
+            return await service.client_ok(f"as d1 20001 python3 /run/t/place.py {path} {offset} {text}")
+
+        await service.client_ok(f"as d1 20001 sh -c 'echo of-d1 >>{top}/d1/mixed/rotated'")
+        await cut_power(service)
+        own = [await place(0, "of-d1"), await place(0, "or-d1")]
+        await service.client_ok(f"as n1 20003 sh -c ': >{top}/n1/mixed/rotated'")
+        await service.client_ok(f"as d2 1001 sh -c 'echo secret-of-d2 >>{top}/d2/mixed/rotated'")
+        guessed = await place(1, "e")
+        return [*own, guessed, await service.client_ok(f"as n1 20003 cat {top}/n1/mixed/rotated")]
+
+    # The guess is right, and is no repetition all the same: it is appended, as a wrong one would be.
+    assert running(measure()) == ["done", "Permission denied", "done", "secret-of-d2\ne"]

@@ -109,8 +109,8 @@ out:
 	track_put(file);
 }
 
-/* True when the first @length bytes of @vec are what is stored at @offset. */
-static bool same_bytes(const struct path *path, loff_t offset, const struct kvec *vec, size_t length)
+/* True when @length bytes of @vec, from its byte @from on, are what is stored at @offset. */
+static bool same_bytes(const struct path *path, loff_t offset, const struct kvec *vec, size_t from, size_t length)
 {
 	const struct cred *saved;
 	struct file *file;
@@ -129,10 +129,11 @@ static bool same_bytes(const struct path *path, loff_t offset, const struct kvec
 		goto out;
 	}
 	for (; same && length; vec++) {
-		size_t done = 0, here = min(length, vec->iov_len);
+		size_t done = min(from, vec->iov_len), here = min(length, vec->iov_len - done), end = done + here;
 
-		while (same && done < here) {
-			ssize_t got = kernel_read(file, stored, min_t(size_t, here - done, PAGE_SIZE), &offset);
+		from -= done;
+		while (same && done < end) {
+			ssize_t got = kernel_read(file, stored, min_t(size_t, end - done, PAGE_SIZE), &offset);
 
 			same = got > 0 && !memcmp(stored, vec->iov_base + done, got);
 			done += max_t(ssize_t, got, 0);
@@ -201,13 +202,14 @@ static struct verdict judge(struct client *client, const struct path *path, loff
 	if (offset > size)
 		return (struct verdict){ .status = nfserr_io, .reason = REASON_GAP };
 	if (client->moved.offset == offset && client->moved.length == length &&
-	    client->moved.crc == checksum(vec, vlen, length))
+	    client->moved.crc == checksum(vec, vlen, length) &&
+	    same_bytes(path, client->moved.start, vec, length - client->moved.stored, client->moved.stored))
 		return (struct verdict){ .status = nfs_ok, .skip = length };
 	if (offset >= client->seen || offset == client->next)
 		return (struct verdict){ .status = nfs_ok, .moved = true };
 	if (!own && selinux_may(inode, MAY_READ | MAY_ACCESS))
 		return (struct verdict){ .status = nfserr_acces, .reason = REASON_OVERWRITE };
-	if (!same_bytes(path, offset, vec, known - offset))
+	if (!same_bytes(path, offset, vec, 0, known - offset))
 		return (struct verdict){ .status = nfserr_acces, .reason = REASON_OVERWRITE };
 	if (end <= known) {
 		/* A repetition repeats the client's own bytes; others' equal ones are another append that came too late. */
@@ -245,6 +247,33 @@ static __be32 store(struct svc_rqst *rqstp, struct svc_fh *fhp, struct file *ope
 	}
 	return original_vfs_write(rqstp, fhp, &own, i_size_read(file_inode(opened)), vec, vlen, count,
 				  NFS_FILE_SYNC, verifier);
+}
+
+/* @rest bytes are stored, so that @count of those that @append tells of are. */
+static void note_stored(struct tracked *file, struct client *client, struct kept *append, unsigned long rest,
+			unsigned long count)
+{
+	loff_t start = le64_to_cpu(append->start), offset = le64_to_cpu(append->offset);
+
+	if (count < le32_to_cpu(append->length)) {
+		/* Cut short by a full disk: the client sends what is left, and never this whole again. */
+		append->length = cpu_to_le32(count);
+		append->stored = cpu_to_le32(rest);
+		append->crc = 0;
+	}
+	keep_stored(file, append);
+	client->outdated |= client->seen < start;
+	track_wrote(client, start, start + rest);
+	client->next = offset + count;
+	if (append->crc) {
+		client->moved.offset = offset;
+		client->moved.length = count;
+		client->moved.crc = le32_to_cpu(append->crc);
+		client->moved.start = start;
+		client->moved.stored = rest;
+	}
+	file->size = start + rest;
+	wake_up_all(&file->grown);
 }
 
 static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct tracked *file, struct file *opened,
@@ -285,29 +314,21 @@ static __be32 append_locked(struct svc_rqst *rqstp, struct svc_fh *fhp, struct t
 		.length = cpu_to_le32(length), .stored = cpu_to_le32(rest), .crc = cpu_to_le32(crc),
 		.offset = cpu_to_le64(offset), .start = cpu_to_le64(start),
 	};
-	if (rest)
-		keep_before(file, opened, &append);
+	if (rest && keep_before(file, opened, &append))
+		return nfserr_io;
 	/* With nothing to append, this still fills in the verifier. */
 	status = store(rqstp, fhp, opened, vec, vlen, verdict.skip, &rest, verifier);
-	if (status)
+	if (status || (rest && i_size_read(inode) != start + rest)) {
+		/* Not stored, or not there: somebody who may write has written. */
+		keep_undo(file, opened);
+		*count = verdict.skip + rest;
 		return status;
-	*count = verdict.skip + rest;
-	if (rest) {
-		append.stored = cpu_to_le32(rest);
-		keep_stored(file, &append);
-		client->outdated |= client->seen < start;
-		track_wrote(client, start, start + rest);
-		client->next = offset + *count;
-		file->size = start + rest;
-		wake_up_all(&file->grown);
 	}
+	*count = verdict.skip + rest;
+	if (rest)
+		note_stored(file, client, &append, rest, *count);
 	/* The reply tells it the size, which it takes for the end of what it has sent. */
 	client->outdated |= offset + *count != i_size_read(inode);
-	if (verdict.moved) {
-		client->moved.offset = offset;
-		client->moved.length = length;
-		client->moved.crc = crc;
-	}
 	return nfs_ok;
 }
 

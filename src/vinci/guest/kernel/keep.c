@@ -4,10 +4,10 @@
  *
  * A client whose reply was lost when the server lost power sends its append again. The bytes are stored already, and
  * only who wrote them tells the repetition from another client's equal line: so that is written down. It is an
- * extended attribute of the file itself, set before the bytes are stored. ext4 commits changes in their order: where
- * the file's new size is on the disk, so is the attribute; where the size did not get there, the attribute tells of
- * bytes behind the file's end, and that part is not believed. This has to be looked at before anything else is
- * appended, or others' bytes would lie there.
+ * extended attribute of the file itself, set before the bytes are stored. ext4 commits these changes in their order.
+ * What it tells is believed where the last of the appends that it knows ends with the file. Where the file ends
+ * elsewhere, one was cut short, or somebody else has written: then nothing is believed, and a repetition is refused.
+ * Bytes that the power cut has left unwritten within the file are found when they are compared.
  */
 #include <linux/xattr.h>
 
@@ -15,27 +15,33 @@
 
 #define ATTRIBUTE	XATTR_TRUSTED_PREFIX "vinci.appends"
 
+static u64 end_of(const struct kept *append)
+{
+	return le64_to_cpu(append->start) + le32_to_cpu(append->stored);
+}
+
 static void recall_one(struct tracked *file, const struct kept *append)
 {
-	loff_t offset = le64_to_cpu(append->offset), start = le64_to_cpu(append->start);
-	u32 length = le32_to_cpu(append->length);
 	struct client *client = track_client(file, append->address);
+	loff_t start = le64_to_cpu(append->start);
 
 	if (!client)
 		return;
-	track_wrote(client, start, start + le32_to_cpu(append->stored));
-	client->next = offset + length;
-	if (start != offset + length - le32_to_cpu(append->stored)) {
-		client->moved.offset = offset;
-		client->moved.length = length;
+	track_wrote(client, start, end_of(append));
+	client->next = le64_to_cpu(append->offset) + le32_to_cpu(append->length);
+	if (append->crc) {
+		client->moved.offset = le64_to_cpu(append->offset);
+		client->moved.length = le32_to_cpu(append->length);
 		client->moved.crc = le32_to_cpu(append->crc);
+		client->moved.start = start;
+		client->moved.stored = le32_to_cpu(append->stored);
 	}
 }
 
 void keep_recall(struct tracked *file, struct file *opened)
 {
 	struct inode *inode = file_inode(opened);
-	loff_t size = i_size_read(inode);
+	u64 size = i_size_read(inode), last = 0;
 	struct kept found[MAX_KEPT];
 	ssize_t got;
 	int i;
@@ -43,33 +49,55 @@ void keep_recall(struct tracked *file, struct file *opened)
 	if (file->recalled)
 		return;
 	file->recalled = true;
+	file->size = size;
 	got = __vfs_getxattr(opened->f_path.dentry, inode, ATTRIBUTE, found, sizeof(found));
 	if (got < 0)
 		return;
-	for (i = got / sizeof(*found); i--;) {
-		u64 start = le64_to_cpu(found[i].start), stored = le32_to_cpu(found[i].stored);
-
-		if (start > size || stored > size - start)
-			continue;
-		keep_stored(file, &found[i]);
-		recall_one(file, &found[i]);
-	}
+	got /= sizeof(*found);
+	for (i = 0; i < got; i++)
+		if (end_of(&found[i]) <= size)
+			last = max(last, end_of(&found[i]));
+	if (last != size)
+		return;
+	for (i = got; i--;)
+		if (end_of(&found[i]) <= size) {
+			keep_stored(file, &found[i]);
+			recall_one(file, &found[i]);
+		}
 }
 
-void keep_before(struct tracked *file, struct file *opened, const struct kept *append)
+/* On the disk are these, or none. */
+static int put(struct file *opened, const struct kept *all, unsigned int count)
+{
+	struct inode *inode = file_inode(opened);
+	struct dentry *dentry = opened->f_path.dentry;
+	int error = -ENODATA;
+
+	file_start_write(opened);
+	inode_lock(inode);
+	if (count)
+		error = __vfs_setxattr(&init_user_ns, dentry, inode, ATTRIBUTE, all, count * sizeof(*all), 0);
+	/* Where there is no room, what was told before would be told of a file that has grown since. */
+	if (error)
+		error = __vfs_removexattr(&init_user_ns, dentry, ATTRIBUTE);
+	inode_unlock(inode);
+	file_end_write(opened);
+	return error == -ENODATA ? 0 : error;
+}
+
+int keep_before(struct tracked *file, struct file *opened, const struct kept *append)
 {
 	unsigned int others = min_t(unsigned int, file->kept_count, MAX_KEPT - 1);
-	struct inode *inode = file_inode(opened);
 	struct kept all[MAX_KEPT];
 
 	all[0] = *append;
 	memcpy(all + 1, file->kept, others * sizeof(*all));
-	file_start_write(opened);
-	inode_lock(inode);
-	/* Without it a repetition after a power cut is refused, and nothing worse. */
-	__vfs_setxattr(&init_user_ns, opened->f_path.dentry, inode, ATTRIBUTE, all, (others + 1) * sizeof(*all), 0);
-	inode_unlock(inode);
-	file_end_write(opened);
+	return put(opened, all, others + 1);
+}
+
+void keep_undo(struct tracked *file, struct file *opened)
+{
+	put(opened, file->kept, file->kept_count);
 }
 
 void keep_stored(struct tracked *file, const struct kept *append)

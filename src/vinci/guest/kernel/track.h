@@ -26,7 +26,7 @@ struct client {
 	struct extent mine[MAX_EXTENTS];
 	unsigned int newest;
 	/* The last append that went to another place than asked for, to know its repetition. */
-	struct { loff_t offset; unsigned long length; u32 crc; } moved;
+	struct { loff_t offset; unsigned long length; u32 crc; loff_t start; unsigned long stored; } moved;
 };
 
 /* One append as it lies on the disk beside its file (keep.c). */
@@ -75,9 +75,11 @@ bool track_wrote_itself(const struct client *client, loff_t start, loff_t end);
 /* --- keep.c; these too --- */
 /* Once for each tracked file: what was known of its clients before this server started. */
 void keep_recall(struct tracked *file, struct file *opened);
-/* Before an append is stored: put it on the disk beside the file. */
-void keep_before(struct tracked *file, struct file *opened, const struct kept *append);
+/* Before an append is stored: put it on the disk beside the file. When this fails it may not be stored. */
+int keep_before(struct tracked *file, struct file *opened, const struct kept *append);
 /* It has been stored. */
 void keep_stored(struct tracked *file, const struct kept *append);
+/* It has not. */
+void keep_undo(struct tracked *file, struct file *opened);
 
 #endif
