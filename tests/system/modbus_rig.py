@@ -20,7 +20,8 @@ from installation import ROOT, Installation
 HOME = "/opt/modbus"
 LOG = "/run/plc.log"
 
-# Connects anew for each case, sends its pieces one by one, tells what came back: hexadecimal, `closed` or `silent`.
+# Connects anew for each case, sends its pieces one by one, an empty one being to wait for an answer; tells what came
+# back: hexadecimal, `closed` or `silent`.
 PIECES = """
 import json, socket, sys, time
 target, port, cases = sys.argv[1], int(sys.argv[2]), json.load(sys.stdin)
@@ -31,8 +32,11 @@ for pieces in cases:
         with socket.create_connection((target, port), 10) as client:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for piece in pieces:
-                client.sendall(bytes.fromhex(piece))
-                time.sleep(0.1)
+                if piece:
+                    client.sendall(bytes.fromhex(piece))
+                    time.sleep(0.1)
+                else:
+                    got += client.recv(4096)
             client.settimeout(3)
             while True:
                 more = client.recv(4096)
@@ -65,7 +69,7 @@ ANSWER = frame(b"\x03\x02\x00\x05").hex()
 
 SHAPES: dict[str, tuple[list[bytes], str, str | None]] = {
     "a declared read": ([read()], ANSWER, None),
-    "one declared read after the other": ([read(), read()], ANSWER * 2, None),
+    "one declared read after the other": ([read(), b"", read()], ANSWER * 2, None),
     "a write": ([WRITE], frame(b"\x86\x01").hex(), "operation-not-declared"),
     "another protocol": ([frame(b"\x03\x00\x05\x00\x01", protocol=1)], "closed", "malformed"),
     "a length of 0": ([frame(b"\x03\x00\x05\x00\x01", length=0)], "closed", "malformed"),
