@@ -29,6 +29,13 @@ class Service:
     def __init__(self, fs: Machine, clients: Machine, rig: Rig) -> None:
         self.fs, self.clients, self.rig = fs, clients, rig
 
+    async def cut_power(self) -> None:
+        """Of the FS-VM; returns when it serves the same users again."""
+        await self.fs.kill()
+        self.fs = await self.rig.start("fs", self.fs.command)
+        assert "ok" in await self.fs.ok("cat /run/vinci/status")
+        await self.grant()
+
     async def client(self, script: str, seconds: float = 120) -> tuple[int, str]:
         """Run a script with client.sh's functions in the client VM: status and output."""
         result = await self.clients.sh(f". /run/t/client.sh; {script}", seconds=seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -42,67 +43,55 @@ print(json.dumps({path.rpartition("/")[2]: result for path, result in found.item
 
 # Makes a connection to the file service, waits to be told, then goes on with it; tells how that ends.
 IDLE = """
-import socket, sys
+import json, socket, sys
 connection = socket.create_connection((sys.argv[1], 2049), 60)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
     connection.sendall(bytes(4))
-    print(connection.recv(1), flush=True)
+    end = repr(connection.recv(1))
 except OSError as error:
-    print(type(error).__name__, flush=True)
+    end = type(error).__name__
+print(json.dumps(end), flush=True)
 """
 
 
-class Holder:
-    """A client with files held open for appending."""
+class Waiting:
+    """A program in the client VM that is ready, waits to be told, and then tells what came of it."""
 
     def __init__(self, process: Any) -> None:
         self._process = process
 
     @classmethod
-    async def start(cls, service: Service, client: str, uid: int, paths: list[str]) -> Holder:
-        """Returns when its files are open, each with a line of its own."""
-        command = f". /run/t/client.sh; as {client} {uid} python3 /run/t/holder.py {client} {' '.join(paths)}"
-        process = await service.clients.channel.process(command)
+    async def start(cls, service: Service, command: str) -> Waiting:
+        """Returns when it is ready."""
+        process = await service.clients.channel.process(f". /run/t/client.sh; {command}")
         assert b"ready" in await asyncio.wait_for(process.stdout.readline(), 60)
         return cls(process)
 
     def go(self) -> None:
-        """Have it append."""
+        """Tell it."""
         self._process.stdin.write(b"go\n")
 
-    async def told(self) -> dict[str, list[Any]]:
-        """Of each file how many of its two lines it was told are written, and why not more."""
+    async def told(self) -> Any:
+        """What came of it."""
         found = json.loads(await asyncio.wait_for(self._process.stdout.readline(), 180))
         await self._process.wait_closed()
-        return {str(name): result for name, result in found.items()}
+        return found
 
 
-def test_a_connection_from_before_a_power_cut_is_ended_at_once(running: Running, service: Service) -> None:
-    """A client that got no answer at all would wait for minutes before it makes another connection."""
-
-    async def measure() -> str:
-        await service.clients.put("/run/t/idle.py", IDLE.encode())
-        process = await service.clients.channel.process(
-            "exec nsenter --net=/run/netns/n1 python3 /run/t/idle.py 10.20.2.2"
-        )
-        assert b"ready" in await asyncio.wait_for(process.stdout.readline(), 60)
-        await cut_power(service)
-        process.stdin.write(b"go\n")
-        end = (await asyncio.wait_for(process.stdout.readline(), 120)).decode().strip()
-        await process.wait_closed()
-        return end
-
-    assert running(measure()) == "ConnectionResetError"
+Told = dict[str, list[Any]]
+"""Of each file how many of its two lines a client was told are written, and why not more."""
 
 
-async def cut_power(service: Service) -> None:
-    """Of the FS-VM; returns when it serves the same users again."""
-    await service.fs.kill()
-    service.fs = await service.rig.start("fs", service.fs.command)
-    assert "ok" in await service.fs.ok("cat /run/vinci/status")
-    await service.grant()
+@dataclass(frozen=True)
+class Outcome:
+    """What d1 and d2 were told, what is stored, and how n1's connection from before the power cut ended."""
+
+    d1: Told
+    d2: Told
+    content: dict[str, list[str]]
+    connection: str
 
 
 async def sizes(service: Service, names: list[str]) -> dict[str, int]:
@@ -114,19 +103,21 @@ async def sizes(service: Service, names: list[str]) -> dict[str, int]:
 Told = dict[str, list[Any]]
 
 
-async def lose_power(service: Service) -> tuple[Told, Told, dict[str, list[str]]]:
+async def lose_power(service: Service) -> Outcome:
     """Two clients append to files of the journal, and the power cut comes before their replies.
 
     d1's lines are stored, those of d2 for the files `unsent` never reach the FS-VM. d2 has appended too: to `moved`
     before d1, whose line so went to another place than it meant; to `grown` after it, and to `same` the very same line.
-    What d1 and d2 are told in the end, and what is stored.
     """
     tops = {version: await service.mount(version) for version in VERSIONS}
     names = [f"{name}-{version}" for version in VERSIONS for name in STORED]
-    await service.clients.put("/run/t/holder.py", HOLDER.encode())
+    for name, program in (("holder", HOLDER), ("idle", IDLE)):
+        await service.clients.put(f"/run/t/{name}.py", program.encode())
     paths = [f"{tops[version]}/d1/journal/{name}-{version}" for version in VERSIONS for name in STORED]
     unsent = [f"{tops[version]}/d2/journal/unsent-{version}" for version in VERSIONS]
-    one, two = await Holder.start(service, "d1", 20001, paths), await Holder.start(service, "d2", 1001, unsent)
+    one = await Waiting.start(service, f"as d1 20001 python3 /run/t/holder.py d1 {' '.join(paths)}")
+    two = await Waiting.start(service, f"as d2 1001 python3 /run/t/holder.py d2 {' '.join(unsent)}")
+    idle = await Waiting.start(service, "as n1 20003 python3 /run/t/idle.py 10.20.2.2")
     other = f"as d2 1001 sh -c 'cd {tops['4.2']}/d2/journal && for version in {' '.join(VERSIONS)}; do"
     await service.client_ok(f"{other} echo d2 before >>moved-$version; done'")
     before = await sizes(service, names)
@@ -141,31 +132,32 @@ async def lose_power(service: Service) -> tuple[Told, Told, dict[str, list[str]]
         "nft insert rule inet vinci_fs input ip saddr 10.20.1.11 drop"
     )
     two.go()
-    await cut_power(service)
-    told = await one.told(), await two.told()
+    await service.cut_power()
+    idle.go()
+    d1, d2, connection = await one.told(), await two.told(), await idle.told()
     content = {
         name: (await service.client_ok(f"as n1 20003 cat {tops['4.2']}/n1/journal/{name}")).splitlines()
         for name in names
     }
-    return *told, content
+    return Outcome(d1, d2, content, connection)
 
 
 @pytest.fixture(scope="module")
-def after_power_cut(running: Running) -> tuple[Told, Told, dict[str, list[str]]]:
-    """What d1 and d2 were told and what is stored; one power cut for all tests here."""
-    running(running.service.grant())
-    found: tuple[Told, Told, dict[str, list[str]]] = running(lose_power(running.service))
+def outcome(running: Running) -> Outcome:
+    """One power cut for all tests here; d1 has appended to `mixed`, too."""
+    service = running.service
+    running(service.grant())
+    top = running(service.mount("4.2"))
+    running(service.client_ok(f"as d1 20001 sh -c 'echo of-d1 >>{top}/d1/mixed/rotated'"))
+    found: Outcome = running(lose_power(service))
     return found
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_an_append_whose_reply_the_power_cut_took_is_done_and_stored_once(
-    after_power_cut: tuple[Told, Told, dict[str, list[str]]], version: str
-) -> None:
+def test_an_append_whose_reply_the_power_cut_took_is_done_and_stored_once(outcome: Outcome, version: str) -> None:
     """The client sends it again: it must neither be stored twice nor refused, whatever others appended since."""
-    told, _, content = after_power_cut
-    assert {name: told[f"{name}-{version}"] for name in STORED} == {name: [2, ""] for name in STORED}
-    stored = {name: content[f"{name}-{version}"] for name in STORED if name != "unsent"}
+    assert {name: outcome.d1[f"{name}-{version}"] for name in STORED} == {name: [2, ""] for name in STORED}
+    stored = {name: outcome.content[f"{name}-{version}"] for name in STORED if name != "unsent"}
     assert stored == {
         "alone": ["d1 before", "a line", "d1 after"],
         "grown": ["d1 before", "a line", "d2 meanwhile", "d1 after"],
@@ -176,14 +168,18 @@ def test_an_append_whose_reply_the_power_cut_took_is_done_and_stored_once(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_append_that_the_power_cut_prevented_is_not_taken_for_anothers_equal_line(
-    after_power_cut: tuple[Told, Told, dict[str, list[str]]], version: str
+    outcome: Outcome, version: str
 ) -> None:
     """d1's line lies where d2 meant to append the same: d2's is stored as well, or refused."""
-    _, told, content = after_power_cut
-    done, _error = told[f"unsent-{version}"]
-    assert sorted(content[f"unsent-{version}"]) == sorted(
+    done, _error = outcome.d2[f"unsent-{version}"]
+    assert sorted(outcome.content[f"unsent-{version}"]) == sorted(
         ["d1 before", "d2 before", "a line", "d1 after", *["a line", "d2 after"][:done]]
     )
+
+
+def test_a_connection_from_before_the_power_cut_is_ended_at_once(outcome: Outcome) -> None:
+    """A client that got no answer at all would wait for minutes before it makes another connection."""
+    assert outcome.connection == "ConnectionResetError"
 
 
 # Writes bytes at a place of a file, past the client's cache; tells whether they are taken.
@@ -198,7 +194,8 @@ except OSError as error:
 """
 
 
-def test_what_was_an_appenders_own_before_a_power_cut_tells_it_nothing_of_what_stands_there_now(
+@pytest.mark.usefixtures("outcome")
+def test_what_was_an_appenders_own_before_the_power_cut_tells_it_nothing_of_what_stands_there_now(
     running: Running, service: Service
 ) -> None:
     """Its bytes are known for its own again; then somebody who may write empties the file, and another fills it."""
@@ -211,8 +208,6 @@ def test_what_was_an_appenders_own_before_a_power_cut_tells_it_nothing_of_what_s
             path = f"{top}/d1/mixed/rotated"
             return await service.client_ok(f"as d1 20001 python3 /run/t/place.py {path} {offset} {text}")
 
-        await service.client_ok(f"as d1 20001 sh -c 'echo of-d1 >>{top}/d1/mixed/rotated'")
-        await cut_power(service)
         own = [await place(0, "of-d1"), await place(0, "or-d1")]
         await service.client_ok(f"as n1 20003 sh -c ': >{top}/n1/mixed/rotated'")
         await service.client_ok(f"as d2 1001 sh -c 'echo secret-of-d2 >>{top}/d2/mixed/rotated'")

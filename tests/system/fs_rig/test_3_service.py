@@ -196,10 +196,7 @@ def test_power_cut_loses_no_synced_byte_and_clients_go_on(running: Running, serv
         )
         for _ in range(50):
             await asyncio.wait_for(process.stdout.readline(), 60)
-        await service.fs.kill()
-        service.fs = await service.rig.start("fs", service.fs.command)
-        assert "ok" in await service.fs.ok("cat /run/vinci/status")
-        await service.grant()
+        await service.cut_power()
         async with asyncio.timeout(180):
             while await process.stdout.readline():
                 pass
