@@ -100,9 +100,6 @@ async def sizes(service: Service, names: list[str]) -> dict[str, int]:
     return {name: int(size) for name, size in (line.split() for line in text.splitlines())}
 
 
-Told = dict[str, list[Any]]
-
-
 async def lose_power(service: Service) -> Outcome:
     """Two clients append to files of the journal, and the power cut comes before their replies.
 
@@ -144,11 +141,13 @@ async def lose_power(service: Service) -> Outcome:
 
 @pytest.fixture(scope="module")
 def outcome(running: Running) -> Outcome:
-    """One power cut for all tests here; d1 has appended to `mixed`, too."""
+    """One power cut for all tests here; d1 has appended to `mixed`, too, where it left half of a line in `torn`."""
     service = running.service
     running(service.grant())
     top = running(service.mount("4.2"))
     running(service.client_ok(f"as d1 20001 sh -c 'echo of-d1 >>{top}/d1/mixed/rotated'"))
+    running(service.client_ok(f"as d1 20001 sh -c 'cd {top}/d1/mixed && echo first >>torn && echo second-line >>torn'"))
+    running(service.client_ok(f"as n1 20003 truncate -s 10 {top}/n1/mixed/torn"))
     found: Outcome = running(lose_power(service))
     return found
 
@@ -194,6 +193,25 @@ except OSError as error:
 """
 
 
+async def place(service: Service, name: str, offset: int, text: str) -> str:
+    """d1 writes there in a file of `mixed`."""
+    path = f"{await service.mount('4.2')}/d1/mixed/{name}"
+    await service.clients.put("/run/t/place.py", PLACE.encode())
+    return await service.client_ok(f"as d1 20001 python3 /run/t/place.py {path} {offset} {text}")
+
+
+@pytest.mark.usefixtures("outcome")
+def test_an_append_of_which_the_disk_has_a_part_is_not_stored_behind_it(running: Running, service: Service) -> None:
+    """Where the file does not end with the latest append, the one before is not taken for the latest."""
+
+    async def measure() -> list[str]:
+        top = await service.mount("4.2")
+        again = await place(service, "torn", 6, "second-line")
+        return [again, await service.client_ok(f"as n1 20003 cat {top}/n1/mixed/torn")]
+
+    assert running(measure()) == ["Permission denied", "first\nseco"]
+
+
 @pytest.mark.usefixtures("outcome")
 def test_what_was_an_appenders_own_before_the_power_cut_tells_it_nothing_of_what_stands_there_now(
     running: Running, service: Service
@@ -202,16 +220,10 @@ def test_what_was_an_appenders_own_before_the_power_cut_tells_it_nothing_of_what
 
     async def measure() -> list[str]:
         top = await service.mount("4.2")
-        await service.clients.put("/run/t/place.py", PLACE.encode())
-
-        async def place(offset: int, text: str) -> str:
-            path = f"{top}/d1/mixed/rotated"
-            return await service.client_ok(f"as d1 20001 python3 /run/t/place.py {path} {offset} {text}")
-
-        own = [await place(0, "of-d1"), await place(0, "or-d1")]
+        own = [await place(service, "rotated", 0, "of-d1"), await place(service, "rotated", 0, "or-d1")]
         await service.client_ok(f"as n1 20003 sh -c ': >{top}/n1/mixed/rotated'")
         await service.client_ok(f"as d2 1001 sh -c 'echo secret-of-d2 >>{top}/d2/mixed/rotated'")
-        guessed = await place(1, "e")
+        guessed = await place(service, "rotated", 1, "e")
         return [*own, guessed, await service.client_ok(f"as n1 20003 cat {top}/n1/mixed/rotated")]
 
     # The guess is right, and is no repetition all the same: it is appended, as a wrong one would be.
