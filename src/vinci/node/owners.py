@@ -7,6 +7,7 @@ No account has these numbers, and nothing else does: they lie above what systemd
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -33,7 +34,7 @@ class Owners:
         """The UID, and GID, of a VM; the same as long as its folder is there, which this makes.
 
         Raises:
-            VmmError: all are taken.
+            VmmError: all are taken, or the machine's user namespace has no such user.
             OSError: the folder cannot be made or given to the user.
         """
         path = self._folder / vm
@@ -44,6 +45,17 @@ class Owners:
             user = next((each for each in self._users if each not in taken), 0)
             if not user:
                 raise VmmError(f"no user is left for {vm}: remove the folders of VMs that are gone in {self._folder}")
-            os.chown(path, user, user)
+            self._give(path, user)
         path.chmod(0o700)
         return user
+
+    def _give(self, path: Path, user: int) -> None:
+        try:
+            os.chown(path, user, user)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise VmmError(
+                f"{path.name} needs a user of its own, and user {user} does not exist in this user namespace: run "
+                f"Vinci outside of this container, or map UIDs and GIDs {self._users[0]}-{self._users[-1]} into it"
+            ) from None
