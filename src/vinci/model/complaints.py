@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from ipaddress import IPv4Network
@@ -16,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from vinci.model.infrastructure import MIN_REASON, REASON_PATTERN, Infrastructure
 from vinci.model.problems import ModelPath, shown
-from vinci.model.source import MAX_PROBLEMS
+from vinci.model.source import MAX_PROBLEMS, UNTOLD
 
 _MAX_COMPARED = 50
 SECRET_KEYS = frozenset({"password", "password_hash"})
@@ -56,11 +57,12 @@ _BOUNDS = {
 
 
 def complaints(error: ValidationError, untrusted_data: object) -> list[_Complaint]:
-    """One (path, what is wrong, what would be right) for each error, at most MAX_PROBLEMS."""
+    """One (path, what is wrong, what would be right) for each error; of more than MAX_PROBLEMS that there are more."""
     found = error.errors(include_url=False, include_context=True, include_input=True)
     # A list of which an item is refused is also too short for the library: one complaint is enough.
     real = [detail for detail in found if not (detail["type"] == "too_short" and detail["input"])]
-    return [_complaint(detail, untrusted_data) for detail in real[:MAX_PROBLEMS]]
+    told = [_complaint(detail, untrusted_data) for detail in real[:MAX_PROBLEMS]]
+    return [*told, (told[-1][0], *UNTOLD)] if len(real) > MAX_PROBLEMS else told
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
@@ -88,6 +90,8 @@ def _complaint(detail: ErrorDetails, data: object) -> _Complaint:
     if kind in _KINDS:
         if value is None:
             return path, f"{name} is empty", f"it has to be {_KINDS[kind]}" + _empty_hint(kind)
+        if kind == "int_type" and isinstance(value, str) and not re.fullmatch("[0-9]{1,18}", value):
+            return path, f"{name} is {shown(value)}", "a whole number is at most 18 digits, and nothing else"
         return path, f"{name} is {shown(value)}", f"it has to be {_KINDS[kind]}"
     return path, *_wrong_value(kind, name, value, context, detail["msg"], is_key="[key]" in detail["loc"])
 
@@ -128,6 +132,8 @@ def _count(kind: str, number: int) -> str:
 def _wrong_choice(name: str, value: object, expected: str) -> tuple[str, str]:
     choices = [choice.strip(" '") for choice in expected.replace(" or ", ", ").split(",")]
     close = nearest(value, choices) if isinstance(value, str) else None
+    if close == value:
+        return f"{name} is the text {shown(value)}", f"write {close}, without quotes"
     return f"{name} is {shown(value)}", f'did you mean "{close}"?' if close else "write " + " or ".join(choices)
 
 

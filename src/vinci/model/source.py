@@ -8,6 +8,7 @@ are words (YAML 1.2's core schema, not 1.1's), size and depth are bounded.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,12 @@ MAX_DEPTH = 24
 """Deepest nesting; the model needs 8."""
 MAX_PROBLEMS = 1000
 """Most problems that are told at once."""
+
+UNTOLD = (f"there are more problems than these {MAX_PROBLEMS}, from here on", "mend these, and look again")
+"""What is said in place of those that are left out."""
+
+_NOT_SHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what is no character to be seen: controls, marks of direction, separators of lines."""
 
 _WORDS: dict[str, object] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
@@ -105,7 +112,7 @@ def read_yaml(file: str, untrusted_text: bytes) -> Document:
     at its first problem, and an alias or a merge key stands for values that are not read.
     """
     if len(untrusted_text) > MAX_BYTES:
-        raise _refusal(file, 1, 1, f"the file has {len(untrusted_text)} bytes", f"at most {MAX_BYTES} are read")
+        raise _refusal(file, 1, 1, f"the file has more than {MAX_BYTES} bytes", "split it, or declare less")
     try:
         text = untrusted_text.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -118,10 +125,7 @@ def read_yaml(file: str, untrusted_text: bytes) -> Document:
         line, column = _line_of(untrusted_text, error.position)
         raise _refusal(file, line, column, f"a character that YAML forbids: {error.reason}", "remove it") from None
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        what = " ".join(part for part in (error.context, error.problem) if part)
-        raise _refusal(file, line, column, f"broken YAML: {what}", "check indentation, quotes and brackets") from None
+        raise _broken(file, text, error) from None
     except YAMLError as error:
         raise _refusal(file, 1, 1, f"broken YAML: {shown(str(error))}", "") from None
     if not isinstance(data, dict):
@@ -133,6 +137,19 @@ def read_yaml(file: str, untrusted_text: bytes) -> Document:
 
 def _refusal(file: str, line: int, column: int, wrong: str, right: str) -> DeclarationError:
     return DeclarationError([Problem(file, line, column, wrong, right)])
+
+
+def _broken(file: str, text: str, error: MarkedYAMLError) -> DeclarationError:
+    mark, began = error.problem_mark or error.context_mark, error.context_mark
+    if mark is None:
+        return _refusal(file, 1, 1, f"broken YAML: {error.problem}", "")
+    if text[mark.index : mark.index + 1] == "\t":
+        return _refusal(file, mark.line + 1, mark.column + 1, "a tab stands where YAML needs blanks", "write blanks")
+    what = " ".join(part for part in (error.context, error.problem) if part)
+    if began is not None and began.line != mark.line:
+        what += f", in what begins in line {began.line + 1}"
+    hint = "check indentation, quotes and brackets"
+    return _refusal(file, mark.line + 1, mark.column + 1, f"broken YAML: {what}", hint)
 
 
 def _line_of(text: bytes, offset: int) -> tuple[int, int]:
@@ -209,6 +226,7 @@ class _Reader:
             self._value(event, depth)
             return None
         name: str = event.value
+        self._check_shown(event, "")
         if name == "<<" and event.implicit[0]:
             self._complain_of_lack(event, "merge keys (<<) are not read", "write the values out")
             return None
@@ -221,6 +239,7 @@ class _Reader:
 
     def _scalar(self, event: _Event) -> object:
         text: str = event.value
+        self._check_shown(event, "\n\t")
         if event.tag is not None:
             self._complain(event, f"tag {shown(event.tag)} has no meaning here", "remove it")
         elif event.implicit[0]:  # plain: neither quoted nor a block
@@ -235,9 +254,21 @@ class _Reader:
                     return float(text)
         return text
 
+    def _check_shown(self, event: _Event, allowed: str) -> None:
+        """What is not seen, or moves the cursor, could hide from who reads a proof what it says."""
+        text: str = event.value
+        if text.isprintable():
+            return
+        for character in text:
+            if character not in allowed and unicodedata.category(character) in _NOT_SHOWN:
+                self._complain(event, f"this text holds U+{ord(character):04X}, which no reader sees", "remove it")
+                return
+
     def _complain(self, event: _Event, wrong: str, right: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(self._problem(event, wrong, right))
+        elif len(self.problems) == MAX_PROBLEMS:
+            self.problems.append(self._problem(event, *UNTOLD))
 
     def _complain_of_lack(self, event: _Event, wrong: str, right: str) -> None:
         """Of something that stands for values which the data lacks now: to look for those would be misleading."""

@@ -164,12 +164,43 @@ def test_a_valid_file_without_some_of_its_parts(data: dict[str, object], draw: s
         (b"a: " + b"[" * (MAX_DEPTH + 1), "nested more than", 1),
         (b"[" * 200_000, "nested more than", 1),
         (b"#" * (MAX_BYTES + 1), "bytes", 1),
+        (b"a:\n\tb: 1\n", "a tab stands where YAML needs blanks", 2),
+        (b"a: 1\nb: 'open\nc: 2\nd: it's\n", "in what begins in line", 4),
+        (b"a: 'x\\e'\nb: \"x\\e[1A\\e[2K\"\n", "U+001B, which no reader sees", 2),
+        ("a: 1\nb: left\u202eright\n".encode(), "U+202E, which no reader sees", 2),
+        (b'a: 1\n"b\\n": 1\n', "U+000A, which no reader sees", 2),
+        (b"a: 1\n" * 1500, "there are more problems than these 1000", 1002),
     ],
 )
 def test_broken_yaml_is_named(text: bytes, wrong: str, line: int) -> None:
     with pytest.raises(DeclarationError) as caught:
         parse(text, "file.yaml")
     assert [problem for problem in caught.value.problems if wrong in problem.wrong and problem.line == line]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (b"vinci: 1", b'vinci: "1"', '"vinci" is the text "1" (write 1, without quotes)'),
+        (b"uid: 20001", b'uid: "20001"', "(it has to be a whole number, without quotes)"),
+        (b"uid: 20001", b"uid: 2e4", "(a whole number is at most 18 digits, and nothing else)"),
+        (b"uid: 20001", b"uid: " + b"9" * 25, "(a whole number is at most 18 digits, and nothing else)"),
+    ],
+)
+def test_what_looks_right_is_told_what_it_is(old: bytes, new: bytes, told: str) -> None:
+    with pytest.raises(DeclarationError) as caught:
+        parse(HOSPITAL.replace(old, new, 1), "file.yaml")
+    assert told in str(caught.value)
+
+
+def test_lines_and_tabs_in_a_text_for_people_are_fine() -> None:
+    parse(HOSPITAL.replace(b"description: bills and plans", b'description: "bills\\n\\tand plans"'), "file.yaml")
+
+
+def test_of_many_wrong_values_it_is_told_that_there_are_more() -> None:
+    users = b"".join(b"  u%d: {uid: x, communities: {doctors: {}}}\n" % number for number in range(1100))
+    with pytest.raises(DeclarationError, match="there are more problems than these 1000"):
+        parse(HOSPITAL.replace(b"users:\n", b"users:\n" + users), "file.yaml")
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ ERRORS = [
     Mistake(", reason: is the director", "", "trusted without a reason"),
     Mistake("reason: is the director", "reason: '          '", "trusted without a reason"),
     Mistake("reason: the planner shows no secrets", "reason: '          '", "declared trusted without a reason"),
-    Mistake("reason: logs go up only", "reason: '   short  '", "declared upward without a reason"),
+    Mistake("reason: logs go up only", "reason: '   short  '", "its reason is too short", "at least 8"),
     Mistake(
         "access: {staff: [append],",
         "trusted: {communities: [staff], reason: '          '}\n    access: {staff: [append],",

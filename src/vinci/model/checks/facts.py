@@ -121,6 +121,13 @@ def is_reason(text: str) -> bool:
     return len(text.strip()) >= MIN_REASON
 
 
+def no_reason(text: str, path: ModelPath, key: str, what: str) -> Finding:
+    """What `path` declares by `key` lacks a reason, or has one that says too little."""
+    if text.strip():
+        return error((*path, "reason"), f"{what}, and its reason is too short", f"at least {MIN_REASON} characters")
+    return error((*path, key), f"{what} without a reason", "add `reason: …`")
+
+
 def choice(name: str, known: Iterable[str], section: str) -> str:
     """What to write instead of an unknown name."""
     names = list(known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vinci.model.checks.facts import Facts, Finding, choice, error, is_reason, warning
+from vinci.model.checks.facts import Facts, Finding, choice, error, is_reason, no_reason, warning
 from vinci.model.infrastructure import Direction, Flow, Protocol, Service
 from vinci.model.inspection import ModbusInspection, numbers
 from vinci.model.problems import ModelPath
@@ -96,7 +96,7 @@ def _labels(facts: Facts, flow: Flow, path: ModelPath) -> Iterator[Finding]:
         )
     if (flow.upward or flow.trusted) and not is_reason(flow.reason):
         key = "upward" if flow.upward else "trusted"
-        yield error((*path, key), f"this flow is declared {key} without a reason", "add `reason: …`")
+        yield no_reason(flow.reason, path, key, f"this flow is declared {key}")
     if flow.upward and source.dominates(to):
         what = f"{flow.source} dominates {flow.to}: the flow does not lead upward"
         yield warning((*path, "upward"), what, "remove `upward`")

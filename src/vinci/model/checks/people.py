@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vinci.model.checks.facts import Facts, Finding, error, is_reason, warning
+from vinci.model.checks.facts import Facts, Finding, error, is_reason, no_reason, warning
 from vinci.model.infrastructure import LoginRule
 from vinci.model.problems import ModelPath
 
@@ -63,7 +63,7 @@ def check_users(facts: Facts) -> Iterator[Finding]:
 def _trust(facts: Facts, name: str, path: ModelPath) -> Iterator[Finding]:
     user = facts.infrastructure.users[name]
     if user.trusted and not is_reason(user.reason):
-        yield error((*path, "trusted"), f"{name} is trusted without a reason", "add `reason: …`")
+        yield no_reason(user.reason, path, "trusted", f"{name} is trusted")
     if user.trusted and len(user.communities) == 1:
         what = f"{name} is in one community and has nothing to be trusted with"
         yield warning((*path, "trusted"), what, "remove `trusted`")
