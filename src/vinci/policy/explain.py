@@ -105,8 +105,11 @@ def explain_connection(
     number = _flow_number(infrastructure, client, server, wanted)
     if number is None:
         grounds += _no_flow(infrastructure, source, client, server, name)
-        upward = "" if own.dominates(other) else " with `upward: true` and `reason: …`, for it leads upward"
-        return Explanation(question, False, tuple(grounds), f"declare a flow from {client} to {server}{upward}")
+        needed = ([] if own.dominates(other) else ["`upward: true`"]) + (
+            [] if own.equals(other) else ["`trusted: true`"]
+        )
+        why = f" with {', '.join(needed)} and `reason: …`, for its questions or its answers lead down" if needed else ""
+        return Explanation(question, False, tuple(grounds), f"declare a flow from {client} to {server}{why}")
     flow, path = infrastructure.flows[number], ("flows", number)
     grounds.append(Ground(f"a flow permits {client} to reach {name} of {server}", source.at(path), True))
     if flow.upward:

@@ -56,7 +56,9 @@ def test_a_flow_that_nobody_declared_is_told_label_by_label(utility: Declaration
     assert "there is a flow the other way, from scada to software: http" in texts(denial)
     lines = {each.position.line for each in denial.explanation.grounds if each.position}
     assert {line_of("    label: toolmaking"), line_of("    label: plant")} <= lines
-    assert denial.explanation.change.startswith("declare a flow from software to scada with `upward: true`")
+    assert denial.explanation.change.startswith(
+        "declare a flow from software to scada with `upward: true`, `trusted: true`"
+    )
 
 
 def test_a_declared_flow_denied_all_the_same(utility: Declaration) -> None:
