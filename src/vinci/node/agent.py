@@ -16,6 +16,7 @@ from vinci.model.problems import DeclarationError
 from vinci.node.audit import Audit, Event, Severity
 from vinci.node.channel import ChannelError
 from vinci.node.consoles import Consoles
+from vinci.node.entitled import keeps_right, must_end
 from vinci.node.events import watch_file_server, watch_firewall, watch_packets
 from vinci.node.grants import Grants
 from vinci.node.guests import Guests
@@ -28,6 +29,7 @@ from vinci.node.network import NodeNetwork
 from vinci.node.paths import NodePaths
 from vinci.node.reconcile import Outcome, Progress, Reconciler, Report
 from vinci.node.sessions import Logins
+from vinci.plan.difference import declared_changes
 from vinci.plan.narrowing import narrowed
 from vinci.plan.types import Vm, VmKind
 from vinci.policy.login import Entrance
@@ -179,10 +181,17 @@ class Agent:
             self.introspection.use_images(images)
             async with self._passing:
                 changed = await self._change_rules(candidate)
+                before = self.in_force
+                # Their processes go while the file servers still know them as who they were.
+                await self._end_sessions_without_right(before, candidate)
+                for name in must_end(before, candidate) if before is not None else ():
+                    await self._reconciler.stop(name, "its community has another label")
                 self._accept(path, text, candidate)
-            await self._end_sessions_without_right()
+            await self._end_sessions_without_right(before, candidate)  # those that began meanwhile
             outcome = await self.converge(report)
             outcome.changes[:0] = [f"VM {name} got new rules" for name in changed]
+            if before is not None:
+                outcome.changes[:0] = declared_changes(before.infrastructure, candidate.infrastructure)
             return outcome
 
     async def _change_rules(self, candidate: InForce) -> list[str]:
@@ -232,15 +241,10 @@ class Agent:
             self.is_down = True
             return outcome
 
-    async def _end_sessions_without_right(self) -> None:
-        assert self.in_force is not None
-        users = self.in_force.infrastructure.users
-        vms = self.in_force.vms
+    async def _end_sessions_without_right(self, before: InForce | None, after: InForce) -> None:
         for session in self.store.sessions():
-            member = session.user in users and session.community in users[session.user].communities
-            vm = vms.get(session.vm)
-            if not member or vm is None or vm.community != session.community or vm.user not in (None, session.user):
-                await self.logins.close(self.in_force.node_plan, session)
+            if not keeps_right(session, before, after):
+                await self.logins.close(after.node_plan, session)
 
     # -- reconciling -------------------------------------------------------------------------------------------
 

@@ -161,7 +161,8 @@ class Reconciler:
             running = await self._in_thread(self._host.list)
             # What starts just now gets its rules when it answers; all others that go on have to take them.
             going_on = {name for name, vm in running.items() if vm.state is not VmState.STOPPED} - self._booting.keys()
-            kept = [vm for vm in old.vms if vm in new.vms and vm.name in going_on]
+            machines = {self._machine(vm) for vm in new.vms}
+            kept = [vm for vm in old.vms if self._machine(vm) in machines and vm.name in going_on]
             payloads = await self._in_thread(lambda: [_steps(vm, old, between, new) for vm in kept])
             changes = [each for each in payloads if each.before != each.after]
             for each in changes:
@@ -170,6 +171,9 @@ class Reconciler:
             for each in changes:
                 self._delivered[each.vm.name] = _digest(each.after)
             return [each.vm.name for each in changes]
+
+    def _machine(self, vm: Vm) -> str:
+        return machine_digest(vm, self._guests.image_digest, self._accelerator)
 
     def _startable(self, missing: list[Vm], outcome: Outcome) -> list[Vm]:
         """Those of the missing VMs that need not wait because they ended soon after their last starts."""
@@ -243,7 +247,7 @@ class Reconciler:
         outcome: Outcome,
         report: Report,
     ) -> set[str]:
-        digests = {vm.name: machine_digest(vm, self._guests.image_digest, self._accelerator) for vm in wanted}
+        digests = {vm.name: self._machine(vm) for vm in wanted}
         kept = {
             name for name, vm in running.items() if digests.get(name) == vm.digest and vm.state is not VmState.STOPPED
         }

@@ -62,7 +62,7 @@ class BootFiles:
 
 
 def machine_digest(vm: Vm, image_digest: str, accelerator: Accelerator) -> str:
-    """What may not change under a running VM: hardware, addresses, image. Another digest means a new start."""
+    """What may not change under a running VM: hardware, addresses, image, label. Another digest means a new start."""
     hardware = {
         "name": vm.name,
         "kind": vm.kind,
@@ -74,6 +74,8 @@ def machine_digest(vm: Vm, image_digest: str, accelerator: Accelerator) -> str:
         "image": image_digest,
         "accelerator": accelerator,
         "cmdline": command_line(vm, accelerator),
+        # what users have read under one label does not stay in memory under another
+        "label": vm.label.text if vm.label and vm.kind is VmKind.APP else None,
         "user": "its own",  # and sockets where that user's folder is: a QEMU started otherwise cannot be talked with
     }
     return hashlib.sha256(json.dumps(hardware, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -88,6 +88,41 @@ def test_a_user_who_is_removed_is_out_at_once(hospital: Installation, declare) -
     assert user["uid"] == 20002
 
 
+def test_who_gets_anothers_uid_gets_nothing_of_what_runs_under_it(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
+    """A process that outlived the change would be, to the file server, the user who has its UID now."""
+    outlive = "echo mine >/tmp/of-anna; setsid sh -c 'while :; do sleep 1; done' </dev/null >/dev/null 2>&1 &"
+    session = _background_login(hospital, "anna", f"{outlive} echo in; read x; cat ~/.vinci-verify && echo still in")
+    assert _line(session) == "in"
+    found = "pgrep -u 20001,1001; ls /tmp/of-anna"
+    assert hospital.root("doctors-1", found).out.splitlines()[-1] == "/tmp/of-anna"
+    since = hospital.next_audit()
+    changes = declare(
+        (("users", "anna", "communities", "doctors"), {"local_uid": 1001}),
+        (("users", "bruno", "communities", "doctors"), {"local_uid": 20001}),
+    )
+    assert "restart" not in changes
+    hospital.wait_for_audit(since, lambda r: r["event"] == "logout" and r.get("user") == "anna")
+    out, _err = session.communicate("go\n", timeout=120)
+    assert "still in" not in out
+    assert hospital.root("doctors-1", found).out == ""
+    assert hospital.login("anna", "id -u; cat ~/.vinci-verify >/dev/null && echo at home").out == "1001\nat home\n"
+
+
+def test_what_was_read_under_one_label_is_not_written_under_another(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
+    """The VM's memory holds it: it ends before the new label is in force, with all sessions in it."""
+    session = _background_login(hospital, "sally", "echo in; read x; echo still in")
+    assert _line(session) == "in"
+    since = hospital.next_audit()
+    declare((("labels", "named", "care"), {"level": "restricted", "categories": ["ward", "patients"]}))
+    records = hospital.audit(since)
+    order = [r["event"] for r in records if r.get("vm") == "nurses-1" or r["event"] == "declaration"]
+    assert order.index("vm-stopped") < order.index("declaration") < order.index("vm-started")
+    assert "vm-stopped" not in [r["event"] for r in records if r.get("vm") in ("doctors-1", "nurses-fw", "files")]
+    out, _err = session.communicate("go\n", timeout=120)
+    assert "still in" not in out
+    assert hospital.login("sally", "id -un").out == "sally\n"
+
+
 def test_dedicated_vms_are_made_for_a_login_and_go_with_it(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
     declare((("communities", "administration", "app_vms"), {"mode": "per-user"}))
     names = {vm["name"]: vm["state"] for vm in hospital.status()["vms"] if vm["kind"] == "APP-VM"}
