@@ -192,8 +192,9 @@ class _Api:
         in_force = self._agent.in_force
         if in_force is None or message.user not in in_force.infrastructure.users:
             raise web.HTTPNotFound(reason="no such user in the declaration in force")
-        initial = in_force.infrastructure.users[message.user].password_hash
-        self._agent.store.set_password(message.user, await asyncio.to_thread(hash_password, message.password), initial)
+        declared = in_force.infrastructure.users[message.user]
+        made = await asyncio.to_thread(hash_password, message.password)
+        self._agent.store.set_password(message.user, declared.uid, made, declared.password_hash)
         self._agent.audit.record(
             Event.PASSWORD, Severity.NOTICE, f"the password of {message.user} was set", user=message.user
         )

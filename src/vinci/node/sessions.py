@@ -91,7 +91,8 @@ class Logins:
         user = request.untrusted_user if request.untrusted_user in infrastructure.users else None
         stored = None
         if user is not None:
-            stored = self._store.password(user, infrastructure.users[user].password_hash)
+            declared = infrastructure.users[user]
+            stored = self._store.password(user, declared.uid, declared.password_hash)
         async with self._hashing:
             # Asked only now: of many attempts at once none slips by before the others' failures are counted.
             blocked = user is not None and self._limit.blocked(request.asker, user, time.monotonic())

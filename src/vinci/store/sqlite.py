@@ -26,7 +26,8 @@ _SCHEMA = """
 create table if not exists declaration (
     version integer primary key autoincrement, path text not null, text blob not null, accepted real not null);
 create table if not exists key (name text primary key, private blob not null);
-create table if not exists password (user text primary key, hash text not null, initial text not null);
+create table if not exists user_password (
+    user text primary key, uid integer not null, hash text not null, initial text not null);
 create table if not exists session (
     id text primary key, user text not null, community text not null, vm text not null, started real not null,
     purpose text not null);
@@ -127,21 +128,23 @@ class Store:
         """Keep a private key."""
         self._db.execute("insert or replace into key values (?, ?)", (name, private))
 
-    def password(self, user: str, initial: str | None) -> str | None:
+    def password(self, user: str, uid: int, initial: str | None) -> str | None:
         """The argon2 hash of a user's password.
 
         Args:
             user: whose.
+            uid: the user's global UID. What was set holds for the one who has it, and for nobody else of that name.
             initial: the hash in the declaration, None without one. What was set holds until the declaration has
                 another one: so an administrator gives a user a new initial password.
         """
-        query = "select hash from password where user = ? and initial = ?"
-        row = self._db.execute(query, (user, initial or "")).fetchone()
+        query = "select hash from user_password where user = ? and uid = ? and initial = ?"
+        row = self._db.execute(query, (user, uid, initial or "")).fetchone()
         return str(row[0]) if row else initial
 
-    def set_password(self, user: str, password_hash: str, initial: str | None) -> None:
+    def set_password(self, user: str, uid: int, password_hash: str, initial: str | None) -> None:
         """Keep the argon2 hash of a password that was set, and the declaration's hash that it replaces."""
-        self._db.execute("insert or replace into password values (?, ?, ?)", (user, password_hash, initial or ""))
+        row = (user, uid, password_hash, initial or "")
+        self._db.execute("insert or replace into user_password values (?, ?, ?, ?)", row)
 
     def sessions(self) -> list[Session]:
         """All open sessions, oldest first."""

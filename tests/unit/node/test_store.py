@@ -72,13 +72,14 @@ def test_a_session_that_ends_while_the_disk_is_full_has_ended(tmp_path: Path) ->
 
 def test_a_password_holds_until_the_declaration_has_another_initial_one(tmp_path: Path) -> None:
     store = Store(tmp_path / "node.db")
-    assert store.password("sally", "initial") == "initial"
-    store.set_password("sally", "own", "initial")
-    assert store.password("sally", "initial") == "own"
-    assert store.password("sally", "another") == "another"
-    assert store.password("sven", None) is None
-    store.set_password("sven", "own", None)
-    assert store.password("sven", None) == "own"
+    assert store.password("sally", 20004, "initial") == "initial"
+    store.set_password("sally", 20004, "own", "initial")
+    assert store.password("sally", 20004, "initial") == "own"
+    assert store.password("sally", 20004, "another") == "another"
+    assert store.password("sven", 20005, None) is None
+    store.set_password("sven", 20005, "own", None)
+    assert store.password("sven", 20005, None) == "own"
+    assert store.password("sven", 20006, None) is None  # another person of that name
     store.close()
 
 
