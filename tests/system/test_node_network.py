@@ -148,6 +148,15 @@ def test_a_spoilt_port_is_mended(inside: InNamespace, network: NodeNetwork, spoi
     assert inside(network.converge, [VCN]) == []
 
 
+def test_a_bridge_that_is_down_is_set_up(inside: InNamespace, network: NodeNetwork) -> None:
+    """As one is when the agent is killed between making it and setting it up."""
+    inside(network.converge, [VCN])
+    inside(_set, VCN.name, state="down")
+    assert inside(network.converge, [VCN]) == [f"bridge {VCN.name} made"]
+    assert inside(network.converge, [VCN]) == []
+    assert inside(links)[VCN.name]["state"] == "up"
+
+
 def _set(name: str, **values: Any) -> None:
     with IPRoute() as netlink:
         netlink.link("set", index=netlink.link_lookup(ifname=name)[0], **values)

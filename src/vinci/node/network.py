@@ -21,11 +21,11 @@ from typing import Any
 
 from pyroute2 import IPRoute, netns
 
+from vinci.node.paths import NAMESPACES
 from vinci.node.rules import NetworkError, Rules, network_errors
 from vinci.plan.bridge_rules import bridge_ruleset, difference, host_ruleset, isolated_ports, port_group
 from vinci.plan.types import Bridge, Port
 
-NAMESPACES = Path("/run/netns")
 OUR_BRIDGE = re.compile(r"b[0-9a-f]{8}")
 OUR_TAP = re.compile(r"v[0-9a-f]{8}")
 MAX_CHANGES_NAMED = 8
@@ -207,15 +207,16 @@ class _Links:
         return int(self._links[name]["index"])
 
     def ensure_bridge(self, bridge: Bridge) -> bool:
-        """Make a bridge without an address of its own, silent and up; true when it was made."""
-        if bridge.name in self._links:
+        """Make a bridge without an address of its own, silent and up; true when something was missing."""
+        if bridge.name not in self._links:
+            self._netlink.link(
+                "add", ifname=bridge.name, kind="bridge", address=_bridge_mac(bridge),
+                br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0, br_mcast_querier=0, br_nf_call_iptables=0,
+                br_nf_call_ip6tables=0, br_nf_call_arptables=0,
+            )  # fmt: skip
+            self._reload(bridge.name)
+        elif self._links[bridge.name]["flags"] & _UP:
             return False
-        self._netlink.link(
-            "add", ifname=bridge.name, kind="bridge", address=_bridge_mac(bridge),
-            br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0, br_mcast_querier=0, br_nf_call_iptables=0,
-            br_nf_call_ip6tables=0, br_nf_call_arptables=0,
-        )  # fmt: skip
-        self._reload(bridge.name)
         self._netlink.link("set", index=self._index(bridge.name), state="up")
         return True
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vinci.settings import read_settings
 
+NAMESPACES = Path("/run/netns")
+"""Where named network namespaces are mounted (ip-netns(8))."""
+
 
 def state_directory() -> Path:
     """The state directory. Raises SettingsError."""
@@ -37,6 +40,11 @@ class NodePaths:
         """The node's network namespace: the state directory's digest keeps two installations apart."""
         digest = hashlib.sha256(str(self.state).encode()).hexdigest()[:6]
         return f"vinci-{self.node}-{digest}"
+
+    @property
+    def may_run(self) -> bool:
+        """Whether something of the node may run here, also without its agent: its namespace is taken away last."""
+        return (NAMESPACES / self.namespace).exists()
 
     @property
     def api_socket(self) -> Path:
