@@ -22,7 +22,7 @@ DEFAULT_STATE = Path("/var/lib/vinci")
 DEFAULT_IMAGES = Path("/var/cache/vinci/images")
 MAX_BYTES = 64 * 1024
 _CONFIG = "VINCI_CONFIG"
-_NODE = re.compile(r"[a-z][a-z0-9-]{0,30}")
+NODE_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 USAGE = 2
 
 
@@ -163,7 +163,7 @@ def combine(snippets: Iterable[Mapping[Key, str]], environment: Mapping[str, str
 def _checked(key: Key, value: str, where: str) -> str:
     if not value or not value.isprintable():
         raise SettingsError(f"{where} is empty or holds what cannot be printed")
-    if key is Key.NODE and not _NODE.fullmatch(value):
+    if key is Key.NODE and not NODE_NAME.fullmatch(value):
         raise SettingsError(f"{where} has to be a node's name (a-z, 0-9, -), and {value[:80]!r} is none")
     return value
 

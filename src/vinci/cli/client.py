@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,16 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from vinci.cli.failure import Failure, NothingUp, Status, reason_of
 from vinci.node.paths import NodePaths
-from vinci.settings import read_settings
+from vinci.settings import NODE_NAME, read_settings
 
 if TYPE_CHECKING:
     import aiohttp
 
 START_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
 _MEMORY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072"}
 """mallopt(3): the agent gives large blocks back at once, above all those of a password's hash."""
 BASE = "http://agent"
 _NOT_FOR_YOU = "only root and members of the group vinci may use the agent"
+_NOTHING = "nothing is up here: start an infrastructure with `vinci up FILE`"
 Json = dict[str, Any]
 
 
@@ -39,10 +41,13 @@ def node_paths(node: str | None) -> NodePaths:
     settings = read_settings()
     state, node = settings.state, node or settings.node
     if node is not None:
+        if not NODE_NAME.fullmatch(node):
+            raise Failure(f"{node!r} is no name of a node: letters, digits and -, a letter first", Status.USAGE)
         return NodePaths(state, node)
-    running = sorted(node for node in _folders(state) if (state / node / "agent.sock").exists())
+    nodes = {node: NodePaths(state, node) for node in _folders(state)}
+    running = sorted(node for node, paths in nodes.items() if paths.api_socket.exists() or paths.may_run)
     if not running:
-        raise NothingUp("nothing is up here: start an infrastructure with `vinci up FILE`")
+        raise next((_nobody_listens(paths) for paths in nodes.values() if _is_stored(paths)), NothingUp(_NOTHING))
     if len(running) > 1:
         raise Failure(f"several nodes run here ({', '.join(running)}): name one with --node", Status.USAGE)
     return NodePaths(state, running[0])
@@ -60,7 +65,7 @@ async def connected(paths: NodePaths) -> AsyncIterator[aiohttp.ClientSession]:
     """A client session with the node's agent.
 
     Raises:
-        NothingUp: no agent listens.
+        NothingUp: no agent listens, and none has left anything.
         Failure: the agent does not answer, or broke off.
     """
     import aiohttp  # it takes its time to load, and where no agent runs nobody needs it
@@ -73,23 +78,62 @@ async def connected(paths: NodePaths) -> AsyncIterator[aiohttp.ClientSession]:
     except aiohttp.ClientConnectorError as error:
         if isinstance(error.os_error, PermissionError):
             raise Failure(_NOT_FOR_YOU, Status.FAILED) from None
-        sentence = f"the agent of node {paths.node} does not answer: see {paths.log}, or start it with `vinci up`"
         if isinstance(error.os_error, FileNotFoundError | ConnectionRefusedError):
-            raise NothingUp(sentence) from None
-        raise Failure(sentence, Status.FAILED) from None
+            raise _nobody_listens(paths) from None
+        raise Failure(f"the agent of node {paths.node} does not answer: see {paths.log}", Status.FAILED) from None
     except aiohttp.ClientError as error:
         raise Failure(f"the agent of node {paths.node} broke off ({error}): see {paths.log}", Status.FAILED) from None
 
 
+def _nobody_listens(paths: NodePaths) -> Failure:
+    """What is known of a node without an agent: only where nothing is left of one, nothing is up."""
+    others = sorted(node for node in _folders(paths.state) if NodePaths(paths.state, node).database.exists())
+    mend = f"see {paths.log}, or start it with `vinci up FILE`"
+    if paths.may_run:
+        return Failure(f"the agent of node {paths.node} has ended, what it started goes on: {mend}", Status.FAILED)
+    if _is_stored(paths):
+        return Failure(f"no agent of node {paths.node} runs, but a declaration is in force: {mend}", Status.FAILED)
+    if others and not paths.root.exists():
+        return Failure(f"there is no node {paths.node} in {paths.state}: there is {', '.join(others)}", Status.USAGE)
+    return NothingUp(_NOTHING)
+
+
+def _is_stored(paths: NodePaths) -> bool:
+    """Whether a declaration is in force at a node by what is stored there, or that cannot be known."""
+    if not paths.database.exists():
+        return False
+    from vinci.store.sqlite import Store
+
+    try:
+        store = Store(paths.database)
+    except (OSError, sqlite3.Error):
+        return True
+    try:
+        return store.declaration() is not None
+    finally:
+        store.close()
+
+
+@asynccontextmanager
+async def _patience(paths: NodePaths) -> AsyncIterator[None]:
+    """For questions that take the agent no work."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError:
+        told = f"the agent of node {paths.node} does not answer within {ANSWER_SECONDS:.0f} s: see {paths.log}"
+        raise Failure(told, Status.FAILED) from None
+
+
 async def get(paths: NodePaths, path: str) -> Json:
     """A JSON answer of the agent. Raises Failure."""
-    async with connected(paths) as session, session.get(BASE + path) as response:
+    async with _patience(paths), connected(paths) as session, session.get(BASE + path) as response:
         return await _checked(response)
 
 
 async def find(paths: NodePaths, path: str) -> Json | None:
     """A JSON answer of the agent, None when it has no such thing. Raises Failure."""
-    async with connected(paths) as session, session.get(BASE + path) as response:
+    async with _patience(paths), connected(paths) as session, session.get(BASE + path) as response:
         return None if response.status == HTTPStatus.NOT_FOUND else await _checked(response)
 
 
@@ -114,12 +158,14 @@ async def lines(paths: NodePaths, method: str, path: str, **options: Any) -> Asy
 async def _checked(response: aiohttp.ClientResponse) -> Json:
     try:
         answer = await response.json(content_type=None)
-    except json.JSONDecodeError:
-        answer = {}
+    except ValueError:
+        answer = None
+    told: Json | None = answer if isinstance(answer, dict) else None
     if response.status != 200:
-        raise Failure(str(answer.get("error", f"the agent answered {response.status}")), Status.FAILED)
-    assert isinstance(answer, dict)
-    return answer
+        raise Failure(str((told or {}).get("error", f"the agent answered {response.status}")), Status.FAILED)
+    if told is None:
+        raise Failure("the agent's answer is no JSON object: is it an agent of this version?", Status.FAILED)
+    return told
 
 
 async def ensure_agent(paths: NodePaths, uri: str | None, images: Path) -> bool:

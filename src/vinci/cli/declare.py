@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ from vinci.model.problems import DeclarationError, Problem
 from vinci.model.schema import schema as model_schema
 from vinci.node.paths import NodePaths
 from vinci.plan.compile import compile_plan
-from vinci.plan.difference import difference
+from vinci.plan.difference import declared_changes, difference
 from vinci.plan.second_opinion import Disagreement
 from vinci.plan.types import Plan
 from vinci.policy.changes import ChangeKind, FlowChange, flow_changes
@@ -142,6 +143,7 @@ def plan(
     current = asyncio.run(_in_force(node))
     old = current.declaration.infrastructure if current and current.declaration else None
     changes = difference(compile_plan(old) if old else None, compile_plan(declaration.infrastructure))
+    changes += declared_changes(old, declaration.infrastructure, hashes=_sees_hashes()) if old else []
     flows = flow_changes(old, declaration.infrastructure)
     proof = prove(declaration)
     something = bool(changes or flows)
@@ -162,6 +164,11 @@ def plan(
     if not something:
         say("nothing to change")
     raise typer.Exit(Status.DOES_NOT_HOLD if something else Status.DONE)
+
+
+def _sees_hashes() -> bool:
+    """The agent tells the hashes of passwords to root only."""
+    return os.geteuid() == 0
 
 
 async def _in_force(node: str | None) -> InForce | None:
@@ -277,13 +284,20 @@ def down(
     verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """Stop every VM and remove the networks. Disks, passwords and keys stay."""
+    """Stop every VM and remove the networks. Disks, passwords and keys stay. Where nothing is up, nothing is done."""
     run(_down(node, telling(quiet, verbose, as_json), as_json))
 
 
 async def _down(node: str | None, how: Telling, as_json: bool) -> int:
-    paths = node_paths(node)
-    result = await follow(paths, "/v1/down", how)
+    try:
+        paths = node_paths(node)
+        result = await follow(paths, "/v1/down", how)
+    except NothingUp:
+        if as_json:
+            print_json({"node": node, "changes": [], "failed": []})
+        else:
+            console.print("nothing is up here")
+        return Status.DONE
     if as_json:
         print_json({"node": paths.node, "changes": result.get("changes", []), "failed": result.get("failed", [])})
     if result.get("failed"):

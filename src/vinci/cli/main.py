@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +17,11 @@ from vinci.cli.failure import Failure, Status, reason_of
 from vinci.cli.rooms import Rooms
 from vinci.settings import SettingsError
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+TRACEBACK = "VINCI_TRACEBACK"
+"""The variable that shows where a defect is."""
 EPILOG = (
     "Exit status: 0 done; 1 what was asked about does not hold; 2 wrong usage or a broken file; 3 an operation failed."
 )
@@ -34,6 +45,7 @@ def _root() -> None:
 
 def main() -> None:
     """Entry point: run a command, turn its end into an exit status."""
+    _open_streams()
     try:
         app(standalone_mode=True)
     except Failure as failure:
@@ -47,6 +59,40 @@ def main() -> None:
         sys.exit(Status.FAILED)
     except KeyboardInterrupt:
         sys.exit(Status.FAILED)
+    except Exception as error:  # whatever it was: it answers no question, and status 1 would be an answer
+        _complain(f"this is a defect of Vinci, please report it: {type(error).__name__}: {error}")
+        if os.environ.get(TRACEBACK):
+            raise
+        _complain(f"{TRACEBACK}=1 shows where")
+        sys.exit(Status.FAILED)
+
+
+class _Output(io.FileIO):
+    """Standard output. When nobody reads it any more (`| head`), the program ends as SIGPIPE would end it.
+
+    The signal itself stays ignored: it would also come of an agent that broke off, which has to be told.
+    """
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os._exit(128 + signal.SIGPIPE)
+
+
+def _open_streams() -> None:
+    """A closed stream (`<&-`) has nothing to say, or is of no interest; what a locale cannot show is escaped."""
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+        return
+    with contextlib.suppress(io.UnsupportedOperation):  # no file at all: a test listens
+        buffer = io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False))
+        encoding, at_once = sys.stdout.encoding, sys.stdout.isatty()
+        sys.stdout = io.TextIOWrapper(buffer, encoding, errors="backslashreplace", line_buffering=at_once)
 
 
 def _complain(sentence: str) -> None:

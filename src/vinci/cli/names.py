@@ -10,7 +10,10 @@ import typer
 
 from vinci.cli.client import find, node_paths
 from vinci.cli.failure import Failure
+from vinci.node.paths import NodePaths
 from vinci.settings import SettingsError
+
+ANSWER_SECONDS = 2.0
 
 
 def vms(context: typer.Context, incomplete: str) -> list[str]:
@@ -38,6 +41,11 @@ def _beginning(incomplete: str, names: list[str]) -> list[str]:
 
 def _answer(context: typer.Context, path: str) -> dict[str, Any]:
     try:
-        return asyncio.run(find(node_paths(context.params.get("node")), path)) or {}
+        return asyncio.run(_found(node_paths(context.params.get("node")), path))
     except (Failure, SettingsError, OSError):
-        return {}  # a shell's prompt is no place for complaints
+        return {}  # a shell's prompt is no place for complaints, nor for waiting
+
+
+async def _found(paths: NodePaths, path: str) -> dict[str, Any]:
+    async with asyncio.timeout(ANSWER_SECONDS):
+        return await find(paths, path) or {}

@@ -48,8 +48,9 @@ async def _status(node: str | None, as_json: bool) -> int:
             console.print(report["invalid_declaration"], highlight=False, markup=False)
         print_table("Virtual machines", ("VM", "state"), [(vm["name"], vm["state"]) for vm in report["vms"]])
         return Status.DONE
+    console.print(declaration["name"], style="bold", end=" ", highlight=False)
     console.print(
-        f"[bold]{declaration['name']}[/bold] version {declaration['version']} on node {report['node']} "
+        f"version {declaration['version']} on node {report['node']} "
         f"({report['accelerator']}), from {declaration['path']}\n",
         highlight=False,
     )

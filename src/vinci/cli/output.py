@@ -15,8 +15,9 @@ from rich.console import Console
 WIDTH_OF_FILES = 220
 """Columns of tables that go to a file or a pipe: nothing is folded there."""
 
-console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
-error_console = Console(stderr=True)
+# Text of files, guests and users is shown as it is: none of it is markup.
+console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES, markup=False, emoji=False)
+error_console = Console(stderr=True, markup=False, emoji=False)
 
 
 def run(work: Coroutine[Any, Any, int]) -> None:

@@ -219,7 +219,10 @@ async def _record(node: str | None, number: int) -> dict[str, Any]:
         if record.get("id") == number:
             return dict(record)
         break
-    raise Failure(f"the audit has no record {number}: see `vinci audit` (old ones are in rotated files)", Status.USAGE)
+    raise Failure(
+        f"the audit has no record {number}: see `vinci audit` (four older files are kept, what is older is gone)",
+        Status.USAGE,
+    )
 
 
 def _print_explanation(explanation: Explanation) -> None:

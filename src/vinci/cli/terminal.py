@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import stat
 import sys
@@ -29,8 +28,13 @@ def terminal_of(wanted: bool) -> dict[str, object] | None:
     """The terminal to ask for: ours when standard input and output both are one."""
     if not (wanted and sys.stdin.isatty() and sys.stdout.isatty()):
         return None
-    size = shutil.get_terminal_size()
+    size = _window()
     return {"kind": os.environ.get("TERM", "dumb"), "columns": size.columns, "rows": size.lines}
+
+
+def _window() -> os.terminal_size:
+    """The window's size now; COLUMNS and LINES in the environment may be those of another."""
+    return os.get_terminal_size(sys.stdout.fileno())
 
 
 async def converse(paths: NodePaths, path: str, first: dict[str, Any], *, announce: bool) -> dict[str, Any]:
@@ -66,10 +70,13 @@ async def converse(paths: NodePaths, path: str, first: dict[str, Any], *, announ
 
 
 def _write(frame: bytes) -> None:
-    stream = sys.stderr if frame[:1] == bytes([Stream.STDERR]) else sys.stdout
+    if frame[:1] != bytes([Stream.STDERR]):
+        sys.stdout.buffer.write(frame[1:])
+        sys.stdout.buffer.flush()
+        return
     with contextlib.suppress(BrokenPipeError):
-        stream.buffer.write(frame[1:])
-        stream.buffer.flush()
+        sys.stderr.buffer.write(frame[1:])
+        sys.stderr.buffer.flush()
 
 
 async def _send(socket: aiohttp.ClientWebSocketResponse, first: dict[str, Any]) -> None:
@@ -95,7 +102,7 @@ def _is_watchable(mode: int) -> bool:
 
 
 async def _resize(socket: aiohttp.ClientWebSocketResponse) -> None:
-    size = shutil.get_terminal_size()
+    size = _window()
     with contextlib.suppress(ConnectionError):
         await socket.send_str(json.dumps({"resize": [size.columns, size.lines]}))
 

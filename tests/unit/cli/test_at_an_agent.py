@@ -45,13 +45,17 @@ def test_plan_against_what_is_in_force(agent: Running) -> None:
     assert "gains read" not in output
 
 
-def test_a_member_gets_the_declaration_without_hashes_and_root_gets_it_whole(agent: Running) -> None:
+def test_a_member_gets_the_declaration_without_hashes_and_root_gets_it_whole(
+    agent: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = HOSPITAL.read_text()
     agent.accept(text)
     answers = {uid: json.loads(agent.asked("/v1/declaration", uid).partition(b"\r\n\r\n")[2]) for uid in (0, NOBODY)}
     assert answers[0]["text"] == text
     assert "argon2" not in answers[NOBODY]["text"]
     agent.accept(answers[NOBODY]["text"])  # what a member sees in force
+    assert "change users.sally.password_hash of the file" in vinci("plan", HOSPITAL)[1]
+    monkeypatch.setattr(declare, "_sees_hashes", lambda: False)
     assert vinci("plan", HOSPITAL) == (0, "nothing to change\n")
     status, output = vinci("explain", "nurses:sally", "write", "prescriptions")
     assert (status, "(/etc/hospital.yaml:" in output) == (0, True)

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +21,7 @@ from vinci.cli.client import ensure_agent
 from vinci.cli.failure import Failure, Status
 from vinci.cli.main import main
 from vinci.node.paths import NodePaths
+from vinci.store.sqlite import Store
 
 
 @pytest.fixture
@@ -44,6 +48,57 @@ def test_nothing_is_in_force_where_nobody_listens(socket_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(socket_path))
     assert vinci("plan", HOSPITAL) == new, "an agent was killed"
+
+
+def test_down_is_done_where_nothing_is_up(socket_path: Path) -> None:
+    assert vinci("down") == (Status.DONE, "nothing is up here\n")
+    assert vinci("down", "--node", "n1")[1].strip() == "nothing is up here"
+    assert json.loads(vinci("down", "--json")[1]) == {"node": None, "changes": [], "failed": []}
+
+
+@pytest.mark.parametrize("named", [(), ("--node", "n1")])
+def test_what_is_in_force_is_not_taken_for_nothing_when_its_agent_is_gone(
+    socket_path: Path, named: tuple[str, ...]
+) -> None:
+    """As after a start of the machine: its VMs would come back with the agent."""
+    store = Store(socket_path.parent / "node.db")
+    store.accept("/etc/hospital.yaml", b"", 0.0)
+    for words in (("status",), ("plan", HOSPITAL), ("down",)):
+        status, output = vinci(*words, *named)
+        assert (status, "no agent of node n1 runs, but a declaration is in force" in output) == (Status.FAILED, True)
+    store.withdraw()
+    store.close()
+    status, output = vinci("down", *named)
+    assert (status, output.strip()) == (Status.DONE, "nothing is up here")
+
+
+def test_vms_that_outlived_their_agent_are_not_nothing(socket_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NodePaths, "may_run", True)
+    for words in (("status",), ("plan", HOSPITAL), ("down",)):
+        status, output = vinci(*words)
+        assert (status, "has ended, what it started goes on" in output) == (Status.FAILED, True)
+
+
+def test_closed_standard_streams_are_no_error_of_the_program() -> None:
+    program = "import sys; from vinci.cli.main import main; sys.argv[0] = 'vinci'; main()"
+    for closed in ("<&-", ">&-", "<&- >&-"):
+        words = f'exec {sys.executable} -c "$0" check {HOSPITAL} {closed}'
+        done = subprocess.run(["sh", "-c", words, program], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (Status.DONE, ""), closed
+
+
+@pytest.mark.parametrize(
+    "words", [("check", HOSPITAL), ("flows", HOSPITAL), ("schema",), ("check", HOSPITAL, "--json")]
+)
+def test_a_reader_that_has_seen_enough_is_no_failed_check(words: tuple[object, ...]) -> None:
+    """`vinci check FILE | head -1`: silence, and the status that the shell gives a program that SIGPIPE ended."""
+    program = "import sys; from vinci.cli.main import main; sys.argv[0] = 'vinci'; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", program, *map(str, words)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_an_agent_that_does_not_answer_is_not_nothing_in_force(socket_path: Path) -> None:
@@ -122,4 +177,8 @@ def test_a_file_without_this_machines_node_is_wrong_usage(monkeypatch: pytest.Mo
         "the file declares no node ward7, which this machine is by its settings: "
         "declare it, or change `node` (VINCI_NODE)"
     )
-    assert "node ward7" in vinci("status")[1]
+    Store(socket_path.parent / "node.db").close()
+    for words in (("status",), ("plan", HOSPITAL), ("down",)):
+        status, output = vinci(*words)
+        assert status == Status.USAGE
+        assert output.strip() == f"there is no node ward7 in {socket_path.parents[1]}: there is n1"
