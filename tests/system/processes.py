@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from installation import Installation
@@ -29,10 +30,11 @@ def qemus(hospital: Installation) -> list[int]:
 
 def agents(hospital: Installation) -> list[int]:
     """The supervisor, then its agent."""
-    found = pids("-m vinci.node", f"--state {hospital.state} ")
-    return sorted(
-        found, key=lambda pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) in found
-    )
+    parents = {}
+    for pid in pids("-m vinci.node", f"--state {hospital.state} "):
+        with suppress(OSError):  # a child of the agent's that was not another program yet, and ended
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return sorted(parents, key=lambda pid: parents[pid] in parents)
 
 
 def wait_for_agent(hospital: Installation, seconds: float = 60) -> None:

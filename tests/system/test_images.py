@@ -160,7 +160,7 @@ def test_nothing_listens(bench: Bench, guest: str, request: pytest.FixtureReques
     assert bench.sh(machine, "ss -H -l -t -u -w -n") == ""
     # the check sees a listener when there is one
     if guest == "app":
-        seen = bench.sh(machine, "nc -l -p 7 & sleep 1; ss -H -l -t -n; kill $!")
+        seen = bench.sh(machine, "nc -l -p 7 & until ss -H -l -t -n | grep ':7 '; do sleep 0.1; done; kill $!")
         assert ":7" in seen
 
 
@@ -307,7 +307,8 @@ def test_what_a_dead_connection_ran_is_hung_up(bench: Bench, app: Machine) -> No
     """At once, not at the next connection: seen on the console. What asked to go on (nohup) goes on."""
     app.channel.drop()
     # its standard error is gone too by then, and dash has something to say of its sleep's end: SIGPIPE
-    tell = "exec 2>/dev/null; trap 'echo \\<1\\>was hung up >/dev/kmsg; exit' HUP; while :; do sleep 0.1; done"
+    tell = "exec 2>/dev/null; trap 'echo \\<1\\>was hung up >/dev/kmsg; exit' HUP; : >/run/trapped; "
+    tell += "while :; do sleep 0.1; done"
 
     async def leave() -> None:
         connection = await _connect(bench, "app", client_keys=[bench.rig.key])
@@ -315,6 +316,7 @@ def test_what_a_dead_connection_ran_is_hung_up(bench: Bench, app: Machine) -> No
         shell.stdin.write(b"sleep 4001\n")
         await connection.create_process(f'sh -c "{tell}"', encoding=None)
         await connection.create_process("nohup sleep 4003 >/dev/null 2>&1 & sleep 4002; true", encoding=None)
+        await connection.run("until [ -e /run/trapped ]; do sleep 0.1; done")
         while int((await connection.run("pgrep -c -f 'sleep 400[123]$'")).stdout) < 3:
             await asyncio.sleep(0.1)
         connection.abort()

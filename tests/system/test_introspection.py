@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,7 +182,9 @@ def test_quarantine_cuts_ports_and_rights_and_outlives_the_agent_and_the_vm(watc
         with changed_text(watched, "strict-1"):
             event_of(watched, since, "vm-quarantined", "strict-1")
             assert not _reaches_file_server(watched)
-            assert _users_known_to_file_server(watched) == 0
+            deadline = time.monotonic() + 60
+            while _users_known_to_file_server(watched):  # the table goes after the record
+                assert time.monotonic() < deadline
             assert [s["user"] for s in watched.status()["sessions"]] == ["sam"]  # kept for the investigator
             again = watched.login("sam", "id")
             assert again.status == 3
@@ -264,8 +267,11 @@ def test_a_trick_of_a_program_is_named_and_answered_as_declared(
     since = next_record(watched)
     start = f"(setsid python3 {malware} {trick} >/dev/null 2>&1 </dev/null & echo $!)"
     pid = int(watched.root("strict-1", start).out)
-    event_of(watched, since, "vm-quarantined", "strict-1")
-    assert watched.root("strict-1", f"kill {pid}").status == 0
+    try:
+        event_of(watched, since, "vm-quarantined", "strict-1")
+    finally:
+        ended = watched.root("strict-1", f"kill {pid}")
+    assert ended.status == 0
     trust = wait_for(watched, lambda trust: trust["strict-1"]["releasable"])["strict-1"]
     assert not told(trust)[1:]
     found = [_finding(plain) for plain in trust["incident_findings"]]
@@ -311,8 +317,11 @@ def test_another_policy_in_an_app_vm_is_answered(watched: Installation) -> None:
 
 def test_a_program_that_a_file_server_does_not_run_is_named(watched: Installation) -> None:
     since = next_record(watched)
-    watched.root("files", "timeout 3 ssh-agent -D >/dev/null")
-    record = event_of(watched, since, "vm-compromised", "files")
+    pid = int(watched.root("files", "(setsid ssh-agent -D >/dev/null 2>&1 </dev/null & echo $!)").out)
+    try:
+        record = event_of(watched, since, "vm-compromised", "files")
+    finally:
+        watched.root("files", f"kill {pid}")
     assert "a program that this kind of VM does not run" in record["message"]
     assert "/usr/bin/ssh-agent" in record["message"]
     wait_for(watched, lambda trust: trust["files"]["releasable"])
@@ -332,6 +341,7 @@ def test_a_stopped_vm_starts_again_only_when_it_was_released(watched: Installati
 
 
 def test_a_killed_checker_never_looks_like_clean_vms(watched: Installation) -> None:
+    wait_for(watched, lambda trust: all(trust[vm]["verdict"] == "trusted" for vm in VMS))
     since = next_record(watched)
     os.kill(_checker(watched), signal.SIGKILL)
     event_of(watched, since, "checker-failed")

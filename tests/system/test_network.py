@@ -199,11 +199,13 @@ def test_frames_for_the_bridge_itself_are_dropped_and_recorded(vcn: Rig, group: 
 
 def test_records_that_were_lost_are_told(vcn: Rig) -> None:
     vcn.limit_log(1)
-    for _ in range(20):  # each new set of rules permits a burst of records
-        vcn.load()
-        for _ in range(20):
-            vcn[A].send(ATTACKS["IPv6"][0])
-    vcn.limit_log(RECEIVE_BYTES)
+    try:
+        for _ in range(20):  # each new set of rules permits a burst of records
+            vcn.load()
+            for _ in range(20):
+                vcn[A].send(ATTACKS["IPv6"][0])
+    finally:
+        vcn.limit_log(RECEIVE_BYTES)
     lost = vcn.lost_records(A, ATTACKS["VLAN tag"][0])
     assert lost.number is not None
     assert 0 < lost.number <= 400

@@ -151,7 +151,8 @@ def test_only_the_two_ports_answer_and_nothing_passes_between_legs(running: Runn
 
     async def measure() -> list[str]:
         script = (
-            "open() { nsenter --net=/run/netns/$1 nc -z -w 1 $2 $3 2>/dev/null && echo $2 $3; }; "
+            "open() { case $2:$3 in 10.20.1.2:2049 | 10.20.1.2:20048) wait=20 ;; *) wait=1 ;; esac; "
+            "nsenter --net=/run/netns/$1 nc -z -w $wait $2 $3 2>/dev/null && echo $2 $3; }; "
             "ip -n d1 route add default via 10.20.1.2; "
             "for port in 22 111 2049 20048 40000; do open d1 10.20.1.2 $port; open d1 10.20.2.2 $port; done; "
             "nsenter --net=/run/netns/n1 nc -l -p 7777 >/dev/null & listener=$!; open d1 10.20.2.10 7777; "

@@ -6,11 +6,14 @@ That each rule matters is shown where it can be taken away: tests/system/test_ne
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import signal
+import struct
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,6 +116,7 @@ def anna(hospital: Installation) -> Iterator[None]:
     child, master = pty.fork()
     if child == 0:
         os.environ["VINCI_STATE"] = str(hospital.state)
+        _set_window(24, 80)
         os.execv(VINCI, [str(VINCI), "login", "anna"])
     try:
         _expect(master, rb"Password of anna: ")
@@ -263,10 +267,16 @@ def test_garbage_on_the_control_channel_makes_only_that_vm_unreachable(hospital:
     assert set(states.values()) == {"running"}
 
 
+def _set_window(rows: int, columns: int, terminal: int = 0) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+
 def test_a_terminal_behaves(hospital: Installation) -> None:
+    """The window's own size counts, not what an outer shell left in the environment, and a change of it arrives."""
     child, master = pty.fork()
     if child == 0:
-        os.environ.update(VINCI_STATE=str(hospital.state), TERM="xterm-256color", COLUMNS="97", LINES="31")
+        os.environ.update(VINCI_STATE=str(hospital.state), TERM="xterm-256color", COLUMNS="80", LINES="24")
+        _set_window(31, 97)
         os.execv(VINCI, [str(VINCI), "login", "sally"])
     _expect(master, rb"Password of sally: ")
     os.write(master, PASSWORD.encode() + b"\n")
@@ -275,6 +285,12 @@ def test_a_terminal_behaves(hospital: Installation) -> None:
     seen = _expect(master, rb"/dev/pts/\d+")
     assert b"xterm-256color" in seen
     assert re.search(rb"31 97", seen), seen
+    os.write(master, b"trap 'stty size' WINCH; echo trapped $((40 + 2)); while :; do sleep 0.2; done\n")
+    _expect(master, rb"trapped 42")
+    _set_window(50, 132, master)
+    _expect(master, rb"50 132")
+    os.write(master, b"\x03")
+    _expect(master, rb"\$ ")
     os.write(master, b"sleep 100\n")
     time.sleep(1)
     os.write(master, b"\x03")

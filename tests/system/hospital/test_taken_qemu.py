@@ -13,6 +13,9 @@ from pathlib import Path
 from installation import Installation
 from processes import pids, qemus
 
+from vinci.node.paths import NodePaths
+from vinci.vmm.host import ram_directory
+
 # Arguments: a process, then files and sockets. Prints what of it this user may do.
 BREAK_IN = """
 import ctypes, json, os, socket, stat, sys
@@ -65,9 +68,12 @@ def of(hospital: Installation, vm: str) -> Qemu:
 def _paths(hospital: Installation, vm: str, user: int) -> Iterator[Path]:
     node = hospital.state / "n1"
     yield from (node / "boot" / vm).iterdir()
-    for top in (node, Path("/dev/shm/vinci")):
+    for top in (node, ram_directory(NodePaths(hospital.state.resolve(), "n1").libvirt)):
         for path in top.rglob("*"):
-            mode, owners = path.lstat().st_mode, {path.lstat().st_uid, path.parent.stat().st_uid}
+            try:
+                mode, owners = path.lstat().st_mode, {path.lstat().st_uid, path.parent.stat().st_uid}
+            except FileNotFoundError:
+                continue  # the agent's or libvirt's, for a moment
             if user in owners and (stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
                 yield path  # libvirt makes the sockets, in a folder of the VM's user
 

@@ -111,8 +111,12 @@ class Rootkit:
         """Switch a trick on; returns the PID of the process that it is about, or 0."""
         if trick.wants_victim:
             self.victim = await self._start("sleep 100000")
+            await self.machine.ok(f"until grep -qx sleep /proc/{self.victim}/comm; do sleep 0.05; done")
         if trick.is_program:
             self.program = await self._malware(trick)
+            if trick is Trick.FILELESS_PROGRAM:  # it says `ready` before it is that program
+                is_it = f"readlink /proc/{self.program}/exe | grep -q memfd"
+                await self.machine.ok(f"until {is_it}; do [ -d /proc/{self.program} ] || exit 1; sleep 0.05; done")
             return self.victim or self.program
         await self.load()
         await self.machine.ok(f"echo on {trick} {self.victim} >/proc/rootkit")
