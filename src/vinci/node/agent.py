@@ -117,6 +117,8 @@ class Agent:
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._changing = asyncio.Lock()
+        self.verifying = asyncio.Lock()
+        """Held by the verification that runs: there is one at a time."""
         self._passing = asyncio.Lock()  # while a change reaches the guests, no pass brings the rules before back
         self.is_down = False
         """A `down` succeeded: nothing runs any more, and the process is about to end."""

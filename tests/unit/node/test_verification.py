@@ -23,6 +23,7 @@ from vinci.node.verification.evidence import printable_lines
 from vinci.node.verification.files import FileSubject, measure_files
 from vinci.node.verification.network import Endpoint, Measurement, measure_all, reach_checks
 from vinci.plan.compile import compile_plan
+from vinci.plan.types import VmKind
 from vinci.policy.expected import Place
 
 TEXT = """
@@ -131,6 +132,17 @@ def test_files_are_unknown_where_nobody_could_try(shop: Infrastructure) -> None:
         assert all(check.measured is Measured.UNKNOWN and "it ended" in check.message for check in checks)
 
 
+class Agent(SimpleNamespace):
+    """What verify asks of the agent; `also` is a VM that runs and that no plan names."""
+
+    def __init__(self, also: str | None = None, **given: Any) -> None:
+        super().__init__(**given, verifying=asyncio.Lock())
+        self._also = also
+
+    async def running(self) -> dict[str, object]:
+        return {self._also: None} if self._also else {}
+
+
 def test_who_and_what_is_measured_comes_from_the_model_and_not_from_the_plan(shop: Infrastructure) -> None:
     plan = compile_plan(shop)
     (node,) = plan.nodes
@@ -139,10 +151,42 @@ def test_who_and_what_is_measured_comes_from_the_model_and_not_from_the_plan(sho
     subject = run._subject(in_force, "sam", "sales", "sales-1")
     assert subject.local_uid == 1500
     assert subject.sources == (("papers", f"{run.NOWHERE}:/papers"),)
-    agent = cast(Any, SimpleNamespace(wanted_vms=lambda: forgetful.vms, reachable={vm.name for vm in node.vms}))
-    machines = run._machines(agent, in_force)
-    assert [check.subject for check in machines if not check.matches] == ["files", "sales-2"]
-    assert len(machines) == 6
+    reachable = {vm.name for vm in node.vms} - {"files", "sales-2"}
+    agent = cast(Any, Agent(wanted_vms=lambda: forgetful.vms, reachable=reachable, also="somebodys"))
+    machines = asyncio.run(run._machines(agent, in_force))
+    assert [check.subject for check in machines if not check.matches] == ["files", "sales-2", "somebodys"]
+    assert len(machines) == 7
+
+
+def test_what_a_vm_may_reach_is_not_asked_of_the_plan(shop: Infrastructure) -> None:
+    """A plan that takes a VM for another community's must not be right by its own words."""
+    places = run.declared_places(shop)
+    (node,) = compile_plan(shop).nodes
+    assert places.keys() == {vm.name for vm in node.vms}
+    for vm in node.vms:
+        file_server = vm.name if vm.kind is VmKind.FS else None
+        assert places[vm.name] == Place(vm.community, file_server, vm.kind is VmKind.FW)
+
+
+def test_a_second_verification_waits_for_the_first() -> None:
+    """Both listen on the same ports of the same VMs."""
+
+    async def measure() -> list[str]:
+        agent, events = Agent(in_force=None), list[str]()
+
+        async def second() -> None:
+            with pytest.raises(ChannelError):
+                await run.verify(cast(Any, agent), lambda _: None)
+            events.append("second")
+
+        async with asyncio.TaskGroup() as group, agent.verifying:
+            group.create_task(second())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            events.append("first")
+        return events
+
+    assert asyncio.run(measure()) == ["first", "second"]
 
 
 def test_a_member_whom_the_plan_forgot_is_a_mismatch_with_a_bundle_and_a_report(
@@ -160,7 +204,7 @@ def test_a_member_whom_the_plan_forgot_is_a_mismatch_with_a_bundle_and_a_report(
 
     monkeypatch.setattr(run, "keep_evidence", keep)
     (node,) = compile_plan(shop).nodes
-    agent = SimpleNamespace(
+    agent = Agent(
         in_force=SimpleNamespace(infrastructure=shop, node_plan=node),
         wanted_vms=list,
         reachable=(),

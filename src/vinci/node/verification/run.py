@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vinci.introspect.findings import Verdict
-from vinci.model.infrastructure import Operation, ShareKind
+from vinci.model.infrastructure import Infrastructure, Operation, ShareKind
 from vinci.model.machines import app_vm_names, firewall_name, members_of
 from vinci.model.services import resolve_service
 from vinci.node.authenticate import DeniedError
@@ -21,7 +21,7 @@ from vinci.node.verification.evidence import keep_evidence
 from vinci.node.verification.files import FileSubject, measure_files
 from vinci.node.verification.network import ALWAYS_TRIED, Endpoint, measure_all, reach_checks
 from vinci.plan.accounts import USER_GROUP_GID
-from vinci.plan.types import Vm, VmKind
+from vinci.plan.types import Vm
 from vinci.policy.expected import MEASURED_OPERATIONS, Place
 from vinci.policy.login import Entrance
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Json = dict[str, object]
 NOWHERE = "127.0.0.1"
+UNDECLARED = Place(None, None, False)
+"""A VM that the model does not ask for may reach nothing, and nothing may reach it."""
 Work = Coroutine[object, object, list[Check]]
 
 
@@ -42,9 +44,14 @@ async def verify(agent: Agent, report: Report) -> Json:
     Raises:
         ChannelError: nothing is up.
     """
-    in_force = agent.in_force
-    if in_force is None:
-        raise ChannelError("nothing is up: no declaration is in force")
+    async with agent.verifying:  # two at once would take each other's listeners in the VMs for what listens there
+        in_force = agent.in_force
+        if in_force is None:
+            raise ChannelError("nothing is up: no declaration is in force")
+        return await _verify(agent, in_force, report)
+
+
+async def _verify(agent: Agent, in_force: InForce, report: Report) -> Json:
     declared = members_of(in_force.infrastructure)
     members = [(user, community) for community, users in declared.items() for user in users]
     async with AsyncExitStack() as sessions:
@@ -67,7 +74,7 @@ async def verify(agent: Agent, report: Report) -> Json:
             [measure_files(in_force.infrastructure, each.subject, each.channel, each.reason) for each in entered],
             report,
         )
-        machines, network = _machines(agent, in_force), await _network(agent, in_force, report)
+        machines, network = await _machines(agent, in_force), await _network(agent, in_force, report)
     trust = await _each("look into VMs", [_trust(agent, vm) for vm in agent.wanted_vms()], report)
     checks = machines + files + network + trust
     result = _report([each.subject for each in entered], checks)
@@ -129,23 +136,38 @@ def _address_of(in_force: InForce, server: str, community: str) -> str:
     return NOWHERE if own is None else str(own.address)
 
 
-def _machines(agent: Agent, in_force: InForce) -> list[Check]:
-    """Whether every VM that the model asks for is one that runs, and none else."""
-    infrastructure, members = in_force.infrastructure, members_of(in_force.infrastructure)
-    declared = set(infrastructure.file_servers) | {firewall_name(name) for name in infrastructure.communities}
+def declared_places(infrastructure: Infrastructure) -> dict[str, Place]:
+    """Every VM that the model asks for, and what it is there; the plan is not asked."""
+    places = {name: Place(None, name, False) for name in infrastructure.file_servers}
+    members = members_of(infrastructure)
     for name, community in infrastructure.communities.items():
-        declared |= {vm for vm, _user in app_vm_names(name, community, members[name])}
-    running = {vm.name for vm in agent.wanted_vms() if vm.name in agent.reachable}
+        places[firewall_name(name)] = Place(name, None, True)
+        places |= {vm: Place(name, None, False) for vm, _user in app_vm_names(name, community, members[name])}
+    return places
+
+
+async def _machines(agent: Agent, in_force: InForce) -> list[Check]:
+    """Whether every VM that the model asks for is one that answers, and no other runs."""
+    declared, wanted = declared_places(in_force.infrastructure), {vm.name for vm in agent.wanted_vms()}
+    running = {name for name in wanted if name in agent.reachable} | ((await agent.running()).keys() - wanted)
     return [
         Check(Kind.MACHINES, vm, "a VM of the node", "is", yes_if(vm in declared), yes_if(vm in running))
-        for vm in sorted(declared | running)
+        for vm in sorted(declared.keys() | running)
     ]
 
 
 async def _network(agent: Agent, in_force: InForce, report: Report) -> list[Check]:
     running = agent.wanted_vms()
-    endpoints = [Endpoint(vm.name, _place(vm), nic.network, str(nic.address)) for vm in running for nic in vm.nics]
-    services = [resolve_service(in_force.infrastructure, flow.service) for flow in in_force.infrastructure.flows]
+    places = declared_places(in_force.infrastructure)
+    endpoints = [
+        Endpoint(vm.name, places.get(vm.name, UNDECLARED), nic.network, str(nic.address))
+        for vm in running
+        for nic in vm.nics
+    ]
+    services = [
+        *(resolve_service(in_force.infrastructure, flow.service) for flow in in_force.infrastructure.flows),
+        *in_force.infrastructure.services.values(),
+    ]
     ports = {
         protocol: sorted({service.port for service in services if service.protocol is protocol}.union(always))
         for protocol, always in ALWAYS_TRIED.items()
@@ -174,14 +196,6 @@ async def _trust(agent: Agent, vm: Vm) -> list[Check]:
     known = verdict in (Verdict.TRUSTED, Verdict.COMPROMISED)
     measured = yes_if(verdict is Verdict.TRUSTED) if known else Measured.UNKNOWN
     return [Check(Kind.TRUST, vm.name, "trusted", "is", Measured.YES, measured)]
-
-
-def _place(vm: Vm) -> Place:
-    return Place(
-        community=vm.community,
-        file_server=vm.name if vm.kind is VmKind.FS else None,
-        firewall=vm.kind is VmKind.FW,
-    )
 
 
 def _report(subjects: list[FileSubject], checks: list[Check]) -> Json:
