@@ -90,9 +90,9 @@ Put this line at the top of the file for editors that use the YAML language serv
     # yaml-language-server: $schema=infrastructure.schema.json
 
 The file is UTF-8, at most {MAX_BYTES // 1024 // 1024} MiB. Unknown and duplicate keys are errors. Aliases (`*x`), merge
-keys (`<<`) and tags (`!x`) are not read. `true` and `false` are the only switches; `yes`, `no` and `on` are words.
-Numbers are written without quotes; `0x88b8` is one. A *name* is lower-case letters, digits and hyphens, a letter first,
-at most 31.
+keys (`<<`) and tags (`!x`) are not read. Characters that no reader sees (controls, marks of direction) are errors.
+`true` and `false` are the only switches; `yes`, `no` and `on` are words. Numbers are written without quotes; `0x88b8`
+is one. A *name* is lower-case letters, digits and hyphens, a letter first, at most 31.
 """
 
 _LABELS = """\
