@@ -184,17 +184,28 @@ class Agent:
             async with self._passing:
                 changed = await self._change_rules(candidate)
                 before = self.in_force
-                # Their processes go while the file servers still know them as who they were.
-                await self._end_sessions_without_right(before, candidate)
-                for name in must_end(before, candidate) if before is not None else ():
-                    await self._reconciler.stop(name, "its community has another label")
+                changes = [f"VM {name} got new rules" for name in changed]
+                if before is not None:
+                    changes += await self._end_what_rests_on(before, candidate)
                 self._accept(path, text, candidate)
             await self._end_sessions_without_right(before, candidate)  # those that began meanwhile
             outcome = await self.converge(report)
-            outcome.changes[:0] = [f"VM {name} got new rules" for name in changed]
-            if before is not None:
-                outcome.changes[:0] = declared_changes(before.infrastructure, candidate.infrastructure)
+            outcome.changes[:0] = changes
             return outcome
+
+    async def _end_what_rests_on(self, before: InForce, after: InForce) -> list[str]:
+        """End sessions and VMs that may not outlive a change, before it is in force; what changes, in sentences.
+
+        The sessions' processes go while the file servers still know them as who they were.
+        """
+        changes = declared_changes(before.infrastructure, after.infrastructure)
+        await self._end_sessions_without_right(before, after)
+        running = await self.running()
+        for name in must_end(before, after):
+            if name in running:
+                await self._reconciler.stop(name, "its community has another label")
+                changes.append(f"VM {name} stopped: its community has another label")
+        return changes
 
     async def _change_rules(self, candidate: InForce) -> list[str]:
         """New rules in the guests that go on: all of them take theirs, or none. The names of those that changed."""
