@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installation import Installation
+from installation import VINCI, Installation
 from processes import agents, pids, qemus, wait_for_agent
 
 
@@ -71,6 +71,9 @@ def test_a_killed_agent_and_supervisor_are_replaced_by_the_next_up(hospital: Ins
     before = qemus(hospital)
     for pid in agents(hospital):
         os.kill(pid, signal.SIGKILL)
+    for words in (["status"], ["plan", str(hospital.file)], ["down"]):
+        done = hospital.vinci(*words)
+        assert (done.status, "has ended, what it started goes on" in done.err) == (3, True), done
     hospital.check("up", str(hospital.file))
     assert qemus(hospital) == before
 
@@ -259,3 +262,14 @@ def test_a_member_of_the_group_may_log_in_and_look_and_administers_nothing(hospi
         assert answer.startswith(b"HTTP/1.1 403"), path
         assert b"only root may do this" in answer
     hospital.wait_for_audit(since, lambda r: r["event"] == "api-denied" and r.get("uid") == 65534)
+
+
+def test_what_nobody_reads_any_more_ends(hospital: Installation) -> None:
+    """`| head -1`: the command ends as SIGPIPE would end it, and with it what it ran in the VM."""
+    words = f"{VINCI} exec doctors-1 -- yes | head -1; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "VINCI_STATE": str(hospital.state)}
+    done = subprocess.run(
+        ["bash", "-c", words], capture_output=True, text=True, env=environment, timeout=120, check=True
+    )
+    assert (done.stdout, done.stderr) == ("y\n141\n", "")
+    assert hospital.root("doctors-1", "timeout 60 sh -c 'while pgrep -x yes; do sleep 0.1; done'").status == 0
