@@ -47,7 +47,10 @@ def main() -> None:
     """Entry point: run a command, turn its end into an exit status."""
     _open_streams()
     try:
-        app(standalone_mode=True)
+        try:
+            app(standalone_mode=True)
+        finally:
+            sys.stdout.flush()
     except Failure as failure:
         _complain(str(failure))
         sys.exit(failure.status)
@@ -73,11 +76,19 @@ class _Output(io.FileIO):
     The signal itself stays ignored: it would also come of an agent that broke off, which has to be told.
     """
 
+    _failed = False
+    """That it cannot be written is told once; what is left is dropped."""
+
     def write(self, data: ReadableBuffer, /) -> int:
+        if self._failed:
+            return memoryview(data).nbytes
         try:
             return super().write(data)
         except BrokenPipeError:
             os._exit(128 + signal.SIGPIPE)
+        except OSError:
+            self._failed = True
+            raise
 
 
 def _open_streams() -> None:

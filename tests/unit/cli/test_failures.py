@@ -101,6 +101,15 @@ def test_a_reader_that_has_seen_enough_is_no_failed_check(words: tuple[object, .
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+@pytest.mark.parametrize("words", [("check", HOSPITAL), ("schema",), ("check", HOSPITAL, "--json")])
+def test_an_answer_that_cannot_be_written_is_a_sentence(words: tuple[object, ...]) -> None:
+    program = "import sys; from vinci.cli.main import main; sys.argv[0] = 'vinci'; main()"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", program, *map(str, words)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (Status.FAILED, "vinci: No space left on device\n")
+
+
 def test_an_agent_that_does_not_answer_is_not_nothing_in_force(socket_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as busy:
         busy.bind(str(socket_path))
