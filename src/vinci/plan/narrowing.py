@@ -8,7 +8,7 @@ is first brought to what both plans permit, and only then to the new plan. A pur
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -36,8 +36,9 @@ def narrowed(old: Plan, new: Plan, node: str, levels: int, categories: int) -> N
 
     def service(each: FileService) -> FileService:
         theirs = services[each.vm]
-        shares = _shares(each.shares, theirs.shares, frozenset(labels))
         members = tuple(member for member in each.members if member in theirs.members and member.community in labels)
+        grantees = {(member.community, member.user) for member in members} | {(name, None) for name in labels}
+        shares = _shares(each.shares, theirs.shares, grantees)
         served = dict.fromkeys(member.community for member in each.members if member.community in labels)
         served.update(dict.fromkeys(grant.community for share in shares for grant in share.grants))
         policy = file_policy(levels, categories, [(name, labels[name]) for name in served], members, shares)
@@ -78,33 +79,37 @@ def _addresses(old: tuple[IPv4Address, ...], new: tuple[IPv4Address, ...]) -> tu
     return tuple(address for address in old if address in new)
 
 
+_Grantees = Collection[tuple[str, str | None]]
+"""The communities, and the users of a community, that are in both plans with the same label and UIDs."""
+
+
 def _shares(
-    old: tuple[PlannedShare, ...], new: tuple[PlannedShare, ...], communities: frozenset[str]
+    old: tuple[PlannedShare, ...], new: tuple[PlannedShare, ...], grantees: _Grantees
 ) -> tuple[PlannedShare, ...]:
     """All old shares, so that their files keep a label that is known; grants only where both plans give them."""
     theirs = {each.name: each for each in new}
     return tuple(
         replace(
             share,
-            grants=_grants(share, theirs.get(share.name), communities),
-            trusted=_trusted(share, theirs.get(share.name), communities),
+            grants=_grants(share, theirs.get(share.name), grantees),
+            trusted=_trusted(share, theirs.get(share.name), grantees),
         )
         for share in old
     )
 
 
-def _grants(old: PlannedShare, new: PlannedShare | None, communities: frozenset[str]) -> tuple[ShareGrant, ...]:
+def _grants(old: PlannedShare, new: PlannedShare | None, grantees: _Grantees) -> tuple[ShareGrant, ...]:
     if new is None or (old.label, old.context) != (new.label, new.context):
         return ()
     given = {(grant.community, grant.user): grant.operations for grant in new.grants}
     both = (
         replace(grant, operations=grant.operations & given.get((grant.community, grant.user), frozenset()))
         for grant in old.grants
-        if grant.community in communities
+        if (grant.community, grant.user) in grantees
     )
     return tuple(grant for grant in both if grant.operations)
 
 
-def _trusted(old: PlannedShare, new: PlannedShare | None, communities: frozenset[str]) -> tuple[str, ...]:
+def _trusted(old: PlannedShare, new: PlannedShare | None, grantees: _Grantees) -> tuple[str, ...]:
     theirs = new.trusted if new is not None else ()
-    return tuple(name for name in old.trusted if name in theirs and name in communities)
+    return tuple(name for name in old.trusted if name in theirs and (name, None) in grantees)

@@ -27,7 +27,7 @@ Right = tuple[str, str, str, tuple[str, str]]
 
 @st.composite
 def changes(draw: st.DrawFn) -> tuple[Infrastructure, Infrastructure]:
-    """A declaration, and the same with grants, flows, memberships and labels taken away or changed."""
+    """A declaration, and the same with grants, flows, memberships, UIDs and labels taken away or changed."""
     random = draw(st.randoms(use_true_random=False))
     data = random_declaration(random)
     other = copy.deepcopy(data)
@@ -44,6 +44,9 @@ def changes(draw: st.DrawFn) -> tuple[Infrastructure, Infrastructure]:
     for user in list(other["users"]):
         if random.randint(0, 4) == 0 and not any(user in g for s in other["shares"].values() for g in s["access"]):
             del other["users"][user]
+    for user in other["users"].values():
+        if random.randint(0, 3) == 0:
+            user["uid"] = 59_999 - user["uid"] % 1000  # who has rights of one's own is another one now
     if random.randint(0, 3) == 0:
         first = next(iter(other["communities"].values()))
         first["label"] = {"level": other["labels"]["levels"][-1], "categories": []}
