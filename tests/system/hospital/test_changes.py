@@ -88,38 +88,37 @@ def test_a_user_who_is_removed_is_out_at_once(hospital: Installation, declare) -
     assert user["uid"] == 20002
 
 
-def test_who_gets_anothers_uid_gets_nothing_of_what_runs_under_it(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
-    """A process that outlived the change would be, to the file server, the user who has its UID now."""
+def test_what_rests_on_an_old_uid_or_label_ends_before_another_is_in_force(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
+    """A process that outlived the change would be, to the file server, the user who has its UID now; and a VM's memory
+    holds what was read under the old label."""
     outlive = "echo mine >/tmp/of-anna; setsid sh -c 'while :; do sleep 1; done' </dev/null >/dev/null 2>&1 &"
-    session = _background_login(hospital, "anna", f"{outlive} echo in; read x; cat ~/.vinci-verify && echo still in")
-    assert _line(session) == "in"
+    anna = _background_login(hospital, "anna", f"{outlive} echo in; read x; cat ~/.vinci-verify && echo still in")
+    sally = _background_login(hospital, "sally", "echo in; read x; echo still in")
+    assert (_line(anna), _line(sally)) == ("in", "in")
     found = "pgrep -u 20001,1001; ls /tmp/of-anna"
     assert hospital.root("doctors-1", found).out.splitlines()[-1] == "/tmp/of-anna"
     since = hospital.next_audit()
     changes = declare(
         (("users", "anna", "communities", "doctors"), {"local_uid": 1001}),
         (("users", "bruno", "communities", "doctors"), {"local_uid": 20001}),
+        (("labels", "named", "care"), {"level": "restricted", "categories": ["ward", "patients"]}),
     )
-    assert "restart" not in changes
-    hospital.wait_for_audit(since, lambda r: r["event"] == "logout" and r.get("user") == "anna")
-    out, _err = session.communicate("go\n", timeout=120)
-    assert "still in" not in out
+    assert "VM nurses-1 stopped: its community has another label" in changes
+    for session in (anna, sally):
+        out, _err = session.communicate("go\n", timeout=120)
+        assert "still in" not in out
+
+    records = hospital.audit(since)
+    in_force = next(r["id"] for r in records if r["event"] == "declaration")
+    ended = {r["user"]: r["id"] for r in records if r["event"] == "logout"}
+    assert ended.keys() == {"anna", "sally"}
+    assert max(ended.values()) < in_force
+    order = [r["event"] for r in records if r.get("vm") == "nurses-1" or r["id"] == in_force]
+    assert order.index("vm-stopped") < order.index("declaration") < order.index("vm-started")
+    assert [r["vm"] for r in records if r["event"] == "vm-stopped"] == ["nurses-1"]
+
     assert hospital.root("doctors-1", found).out == ""
     assert hospital.login("anna", "id -u; cat ~/.vinci-verify >/dev/null && echo at home").out == "1001\nat home\n"
-
-
-def test_what_was_read_under_one_label_is_not_written_under_another(hospital: Installation, declare) -> None:  # type: ignore[no-untyped-def]
-    """The VM's memory holds it: it ends before the new label is in force, with all sessions in it."""
-    session = _background_login(hospital, "sally", "echo in; read x; echo still in")
-    assert _line(session) == "in"
-    since = hospital.next_audit()
-    declare((("labels", "named", "care"), {"level": "restricted", "categories": ["ward", "patients"]}))
-    records = hospital.audit(since)
-    order = [r["event"] for r in records if r.get("vm") == "nurses-1" or r["event"] == "declaration"]
-    assert order.index("vm-stopped") < order.index("declaration") < order.index("vm-started")
-    assert "vm-stopped" not in [r["event"] for r in records if r.get("vm") in ("doctors-1", "nurses-fw", "files")]
-    out, _err = session.communicate("go\n", timeout=120)
-    assert "still in" not in out
     assert hospital.login("sally", "id -un").out == "sally\n"
 
 
