@@ -8,7 +8,6 @@ are words (YAML 1.2's core schema, not 1.1's), size and depth are bounded.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,8 +41,11 @@ MAX_PROBLEMS = 1000
 UNTOLD = (f"there are more problems than these {MAX_PROBLEMS}, from here on", "mend these, and look again")
 """What is said in place of those that are left out."""
 
-_NOT_SHOWN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what is no character to be seen: controls, marks of direction, separators of lines."""
+_UNSEEN = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Controls, marks of direction, and what YAML takes for the end of a line and most editors do not."""
+_UNSEEN_IN_TEXT = re.compile(f"[{_UNSEEN}]|\r(?!\n)")
+_UNSEEN_IN_VALUE = re.compile(f"[{_UNSEEN}\r]")
+_UNSEEN_IN_KEY = re.compile(f"[{_UNSEEN}\r\n\t]")
 
 _WORDS: dict[str, object] = {"": None, "~": None, "null": None, "true": True, "false": False}
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,18})")
@@ -118,6 +120,10 @@ def read_yaml(file: str, untrusted_text: bytes) -> Document:
     except UnicodeDecodeError as error:
         line, column = _line_of(untrusted_text, error.start)
         raise _refusal(file, line, column, "this is no UTF-8 text", "save the file as UTF-8") from None
+    if unseen := _UNSEEN_IN_TEXT.search(text):
+        before = text[: unseen.start()]
+        column = len(before) - (before.rfind("\n") + 1) + 1
+        raise _refusal(file, before.count("\n") + 1, column, *_told_of(unseen))
     reader = _Reader(file, CParser(text))
     try:
         data, place = reader.document()
@@ -150,6 +156,11 @@ def _broken(file: str, text: str, error: MarkedYAMLError) -> DeclarationError:
         what += f", in what begins in line {began.line + 1}"
     hint = "check indentation, quotes and brackets"
     return _refusal(file, mark.line + 1, mark.column + 1, f"broken YAML: {what}", hint)
+
+
+def _told_of(unseen: re.Match[str]) -> tuple[str, str]:
+    """Such a character could hide, from who reads the file or a proof of it, what stands there."""
+    return f"U+{ord(unseen.group()):04X} stands here, which no reader sees", "remove it"
 
 
 def _line_of(text: bytes, offset: int) -> tuple[int, int]:
@@ -226,7 +237,7 @@ class _Reader:
             self._value(event, depth)
             return None
         name: str = event.value
-        self._check_shown(event, "")
+        self._check_seen(event, _UNSEEN_IN_KEY)
         if name == "<<" and event.implicit[0]:
             self._complain_of_lack(event, "merge keys (<<) are not read", "write the values out")
             return None
@@ -239,7 +250,7 @@ class _Reader:
 
     def _scalar(self, event: _Event) -> object:
         text: str = event.value
-        self._check_shown(event, "\n\t")
+        self._check_seen(event, _UNSEEN_IN_VALUE)
         if event.tag is not None:
             self._complain(event, f"tag {shown(event.tag)} has no meaning here", "remove it")
         elif event.implicit[0]:  # plain: neither quoted nor a block
@@ -254,15 +265,10 @@ class _Reader:
                     return float(text)
         return text
 
-    def _check_shown(self, event: _Event, allowed: str) -> None:
-        """What is not seen, or moves the cursor, could hide from who reads a proof what it says."""
-        text: str = event.value
-        if text.isprintable():
-            return
-        for character in text:
-            if character not in allowed and unicodedata.category(character) in _NOT_SHOWN:
-                self._complain(event, f"this text holds U+{ord(character):04X}, which no reader sees", "remove it")
-                return
+    def _check_seen(self, event: _Event, unseen: re.Pattern[str]) -> None:
+        """Of what an escape stands for; what stands in the file itself was looked at before."""
+        if found := unseen.search(event.value):
+            self._complain(event, *_told_of(found))
 
     def _complain(self, event: _Event, wrong: str, right: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

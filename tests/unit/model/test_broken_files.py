@@ -166,9 +166,12 @@ def test_a_valid_file_without_some_of_its_parts(data: dict[str, object], draw: s
         (b"#" * (MAX_BYTES + 1), "bytes", 1),
         (b"a:\n\tb: 1\n", "a tab stands where YAML needs blanks", 2),
         (b"a: 1\nb: 'open\nc: 2\nd: it's\n", "in what begins in line", 4),
-        (b"a: 'x\\e'\nb: \"x\\e[1A\\e[2K\"\n", "U+001B, which no reader sees", 2),
-        ("a: 1\nb: left\u202eright\n".encode(), "U+202E, which no reader sees", 2),
-        (b'a: 1\n"b\\n": 1\n', "U+000A, which no reader sees", 2),
+        (b"a: 'x\\e'\nb: \"x\\e[1A\\e[2K\"\n", "U+001B stands here, which no reader sees", 2),
+        ("a: 1\nb: left\u202eright\n".encode(), "U+202E stands here, which no reader sees", 2),
+        (b'a: 1\n"b\\n": 1\n', "U+000A stands here, which no reader sees", 2),
+        ("a: 1\n# no harm\u2028b: 2\n".encode(), "U+2028 stands here, which no reader sees", 2),
+        ("a: 1\n# no harm\x85b: 2\n".encode(), "U+0085 stands here, which no reader sees", 2),
+        (b"a: 1\n# no harm\rb: 2\n", "U+000D stands here, which no reader sees", 2),
         (b"a: 1\n" * 1500, "there are more problems than these 1000", 1002),
     ],
 )
@@ -193,8 +196,20 @@ def test_what_looks_right_is_told_what_it_is(old: bytes, new: bytes, told: str) 
     assert told in str(caught.value)
 
 
-def test_lines_and_tabs_in_a_text_for_people_are_fine() -> None:
-    parse(HOSPITAL.replace(b"description: bills and plans", b'description: "bills\\n\\tand plans"'), "file.yaml")
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"bills\\n\\tand plans"',
+        "\N{WOMAN}\u200d\N{STAFF OF AESCULAPIUS}",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    ],
+)
+def test_a_text_for_people_may_be_in_any_language(text: str) -> None:
+    parse(HOSPITAL.replace(b"description: bills and plans", f"description: {text}".encode()), "file.yaml")
+
+
+def test_a_byte_order_mark_and_ends_of_lines_of_other_systems_are_fine() -> None:
+    parse(b"\xef\xbb\xbf" + HOSPITAL.replace(b"\n", b"\r\n"), "file.yaml")
 
 
 def test_of_many_wrong_values_it_is_told_that_there_are_more() -> None:
