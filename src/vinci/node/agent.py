@@ -164,6 +164,7 @@ class Agent:
     def _use(self, in_force: InForce) -> None:
         self.in_force = in_force
         self.invalid = None
+        self.store.adopt_passwords({name: user.uid for name, user in in_force.infrastructure.users.items()})
         self.grants.use(in_force.node_plan)
         self.introspection.use(in_force.infrastructure.introspection)
 
@@ -182,43 +183,47 @@ class Agent:
             self.guests.use(images)
             self.introspection.use_images(images)
             async with self._passing:
-                changed = await self._change_rules(candidate)
                 before = self.in_force
-                changes = [f"VM {name} got new rules" for name in changed]
-                if before is not None:
-                    changes += await self._end_what_rests_on(before, candidate)
+                changes = await self._change_rules(candidate) if before is not None else []
                 self._accept(path, text, candidate)
             await self._end_sessions_without_right(before, candidate)  # those that began meanwhile
             outcome = await self.converge(report)
             outcome.changes[:0] = changes
             return outcome
 
-    async def _end_what_rests_on(self, before: InForce, after: InForce) -> list[str]:
-        """End sessions and VMs that may not outlive a change, before it is in force; what changes, in sentences.
+    async def _change_rules(self, candidate: InForce) -> list[str]:
+        """New rules in the guests that go on: all of them take theirs, or none. What changed, in sentences."""
+        before = self.in_force
+        assert before is not None
+        changes = declared_changes(before.infrastructure, candidate.infrastructure)
 
-        The sessions' processes go while the file servers still know them as who they were.
+        async def settle() -> None:
+            changes.extend(await self._end_what_rests_on(before, candidate))
+
+        labels = before.infrastructure.labels, candidate.infrastructure.labels
+        levels, categories = max(len(each.levels) for each in labels), max(len(each.categories) for each in labels)
+        between = await asyncio.to_thread(narrowed, before.plan, candidate.plan, self.paths.node, levels, categories)
+        if between is None or self._stopping:
+            await settle()
+            return changes
+        changed = await self._reconciler.change(before.node_plan, between, candidate.node_plan, settle)
+        return changes + [f"VM {name} got new rules" for name in changed]
+
+    async def _end_what_rests_on(self, before: InForce, after: InForce) -> list[str]:
+        """End VMs and sessions that may not outlive a change; called when what ends is gone, and nothing has come yet.
+
+        What the sessions leave in their VMs the next pass ends, or a login that gets one of their UIDs.
+
+        Raises:
+            VmmError: a VM cannot be stopped.
         """
-        changes = declared_changes(before.infrastructure, after.infrastructure)
-        await self._end_sessions_without_right(before, after)
-        running = await self.running()
+        running, changes = await self.running(), []
         for name in must_end(before, after):
             if name in running:
                 await self._reconciler.stop(name, "its community has another label")
                 changes.append(f"VM {name} stopped: its community has another label")
+        await self.logins.revoke([each for each in self.store.sessions() if not keeps_right(each, before, after)])
         return changes
-
-    async def _change_rules(self, candidate: InForce) -> list[str]:
-        """New rules in the guests that go on: all of them take theirs, or none. The names of those that changed."""
-        if self.in_force is None or self._stopping:
-            return []
-        before, after = self.in_force.infrastructure.labels, candidate.infrastructure.labels
-        levels = max(len(labels.levels) for labels in (before, after))
-        categories = max(len(labels.categories) for labels in (before, after))
-        old, new = self.in_force.plan, candidate.plan
-        between = await asyncio.to_thread(narrowed, old, new, self.paths.node, levels, categories)
-        if between is None:
-            return []
-        return await self._reconciler.change(self.in_force.node_plan, between, candidate.node_plan)
 
     def _accept(self, path: str, text: bytes, candidate: InForce) -> None:
         """Put a declaration in force that every guest has taken."""

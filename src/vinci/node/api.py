@@ -313,6 +313,9 @@ class _Api:
             in_force.infrastructure,
             LoginRequest(peer_at(request).uid, message.user, message.password, message.community),
         )
+        now = self._agent.in_force
+        if now is None or now.infrastructure.users.get(user) != in_force.infrastructure.users[user]:
+            raise DeniedError("the declaration changed during the login")  # it may be another person's name by now
         async with self._agent.session(user, entered, "login") as session:
             await socket_.send_json({"session": session.id, "community": entered.community, "vm": session.vm})
             command = f"exec /usr/lib/vinci/app-session {user}{_words(message.command)}"

@@ -145,16 +145,19 @@ class Reconciler:
         self._ending = ended - self._ending
         return {name: vm for name, vm in running.items() if name not in self._ending}
 
-    async def change(self, old: NodePlan, between: NodePlan, new: NodePlan) -> list[str]:
+    async def change(
+        self, old: NodePlan, between: NodePlan, new: NodePlan, settle: Callable[[], Awaitable[None]]
+    ) -> list[str]:
         """Bring the guests that go on from the rules of one plan to those of another; the names of those changed.
 
         Args:
             old: what is in force.
             between: what both plans permit (`vinci.plan.narrowing`).
             new: what shall be.
+            settle: called when every guest has what is common, and before any gets what is new.
 
         Raises:
-            RulesRefusedError: one guest refused; all have the rules of `old` (again).
+            RulesRefusedError: it failed, or one guest refused; all have the rules of `old` (again).
             PolicyError: a policy does not compile; nothing was changed.
         """
         async with self._lock:
@@ -167,7 +170,7 @@ class Reconciler:
             changes = [each for each in payloads if each.before != each.after]
             for each in changes:
                 self._delivered.pop(each.vm.name, None)
-            await change_rules(self._guests, self._audit, changes)
+            await change_rules(self._guests, self._audit, changes, settle)
             for each in changes:
                 self._delivered[each.vm.name] = _digest(each.after)
             return [each.vm.name for each in changes]

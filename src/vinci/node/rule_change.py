@@ -14,6 +14,7 @@ from vinci.node.channel import ChannelError
 from vinci.node.guests import Guests
 from vinci.node.payload import LOAD_POLICY, Payload
 from vinci.plan.types import Vm
+from vinci.vmm.host import VmmError
 
 DELIVERY_SECONDS = 60.0
 
@@ -46,11 +47,13 @@ async def give(guests: Guests, vm: str, payload: Payload) -> None:
             guests.given.changed(vm, stdin)
 
 
-async def change_rules(guests: Guests, audit: Audit, changes: Sequence[Steps]) -> None:
-    """Bring every guest to what is common, then every guest to what is new.
+async def change_rules(
+    guests: Guests, audit: Audit, changes: Sequence[Steps], settle: Callable[[], Awaitable[None]]
+) -> None:
+    """Bring every guest to what is common, do what has to be done then, and bring every guest to what is new.
 
     Raises:
-        RulesRefusedError: a guest refused either step, or did not answer.
+        RulesRefusedError: a guest refused either step, or did not answer; or `settle` failed.
     """
     touched: set[str] = set()
 
@@ -61,6 +64,11 @@ async def change_rules(guests: Guests, audit: Audit, changes: Sequence[Steps]) -
 
     narrowed = [each for each in changes if each.between]
     errors = await _each(narrowed, lambda each: take(each, each.between, "lost the rights that end"))
+    if not errors:
+        try:
+            await settle()
+        except VmmError as error:
+            errors = [str(error)]
     if not errors:
         errors = await _each(changes, lambda each: take(each, each.after, "got new rules"))
     if errors:

@@ -146,6 +146,8 @@ class Logins:
                 raise ChannelError(errors[0])
             table = account_table(plan, node_plan, vm, user, community)
             async with self._accounts[vm.name]:
+                if not self._store.is_open(session.id):  # its UID may be another's by now
+                    raise self._denied(None, user, "the right to enter ended during the login")
                 await self._guests.channel(vm.name).check("/usr/lib/vinci/app-login", table.encode(), LOGIN_SECONDS)
             if not self._store.is_open(session.id):
                 raise self._denied(None, user, "the right to enter ended during the login")
@@ -193,6 +195,22 @@ class Logins:
         self._not_yet(f"revoking {session.user}'s grant", await self._grants.deliver_all())
         self._not_yet(f"ending {session.user}'s processes", await self.finish((session.vm,)))
         others = [s for s in self._store.sessions() if s.vm == session.vm]
+        self._left(session)
+        vm = next((vm for vm in node_plan.vms if vm.name == session.vm), None)
+        if vm is not None and vm.user is not None and not others:
+            await self._release_vm(vm)
+
+    async def revoke(self, sessions: Iterable[Session]) -> None:
+        """Take the rights on files from several sessions at once; what is left of them in their VMs is unfinished."""
+        closed = [session for session in sessions if self._store.close_session(session.id)]
+        for session in closed:
+            self.unfinished(session.vm, session.user)
+        if closed:
+            self._not_yet("revoking grants", await self._grants.deliver_all())
+        for session in closed:
+            self._left(session)
+
+    def _left(self, session: Session) -> None:
         self._audit.record(
             Event.LOGOUT,
             Severity.INFO,
@@ -202,9 +220,6 @@ class Logins:
             vm=session.vm,
             session=session.id,
         )
-        vm = next((vm for vm in node_plan.vms if vm.name == session.vm), None)
-        if vm is not None and vm.user is not None and not others:
-            await self._release_vm(vm)
 
     def _not_yet(self, what: str, errors: Iterable[object]) -> None:
         for error in errors:

@@ -16,6 +16,7 @@ from vinci.node.channel import ChannelError
 from vinci.node.guests import Guests
 from vinci.node.rule_change import RulesRefusedError, Steps, change_rules
 from vinci.plan.types import Vm, VmKind
+from vinci.vmm.host import VmmError
 
 
 @dataclass
@@ -25,6 +26,14 @@ class Rooms:
     refuses: tuple[str, bytes] | None = None
     given: list[tuple[str, bytes]] = field(default_factory=list)
     in_force: dict[str, bytes] = field(default_factory=dict)
+    settled: list[set[bytes]] = field(default_factory=list)
+    """What was in force when what rests on the old rules was ended."""
+    unsettled: VmmError | None = None
+
+    async def settle(self) -> None:
+        self.settled.append(set(self.in_force.values()))
+        if self.unsettled:
+            raise self.unsettled
 
     def channel(self, vm: str) -> Any:
         rooms = self
@@ -51,7 +60,7 @@ CHANGES = [steps("first"), steps("second"), steps("third", between=False)]
 
 def change(rooms: Rooms, tmp_path: Path) -> str:
     async def run() -> None:
-        await change_rules(cast(Guests, rooms), Audit(tmp_path / "audit.jsonl"), CHANGES)
+        await change_rules(cast(Guests, rooms), Audit(tmp_path / "audit.jsonl"), CHANGES, rooms.settle)
 
     rooms.in_force = {each.vm.name: b"old" for each in CHANGES}
     asyncio.run(run())
@@ -64,6 +73,7 @@ def test_all_lose_before_any_gains(tmp_path: Path) -> None:
     assert {name for name, text in rooms.given[:2] if text == b"common"} == {"first", "second"}
     assert {name for name, text in rooms.given[2:] if text == b"new"} == {"first", "second", "third"}
     assert set(rooms.in_force.values()) == {b"new"}
+    assert rooms.settled == [{b"common", b"old"}]  # the third has nothing to lose
     assert said.index("first lost the rights that end") < said.index("third got new rules")
 
 
@@ -78,6 +88,15 @@ def test_what_one_refuses_is_in_force_nowhere(vm: str, step: bytes, tmp_path: Pa
     assert set(rooms.in_force.values()) == {b"old"}
     if step == b"common":
         assert b"new" not in {text for _name, text in rooms.given}
+        assert not rooms.settled
+
+
+def test_where_something_goes_on_that_must_have_ended_nothing_new_comes(tmp_path: Path) -> None:
+    rooms = Rooms(unsettled=VmmError("VM staff-1 cannot be stopped"))
+    with pytest.raises(RulesRefusedError, match="those before stay in force: VM staff-1 cannot be stopped"):
+        change(rooms, tmp_path)
+    assert set(rooms.in_force.values()) == {b"old"}
+    assert b"new" not in {text for _name, text in rooms.given}
 
 
 def test_a_guest_that_cannot_go_back_is_named(tmp_path: Path) -> None:
