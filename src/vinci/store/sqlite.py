@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +141,17 @@ class Store:
         query = "select hash from user_password where user = ? and uid = ? and initial = ?"
         row = self._db.execute(query, (user, uid, initial or "")).fetchone()
         return str(row[0]) if row else initial
+
+    def adopt_passwords(self, uids: Mapping[str, int]) -> None:
+        """Passwords that a version set which knew no UIDs are of those who have the names now; of others, nobody's."""
+        if not self._db.execute("select 1 from sqlite_master where name = 'password'").fetchone():
+            return
+        rows = self._db.execute("select user, hash, initial from password").fetchall()
+        known = [(user, uids[user], password_hash, initial) for user, password_hash, initial in rows if user in uids]
+        self._db.execute("begin immediate")
+        self._db.executemany("insert or ignore into user_password values (?, ?, ?, ?)", known)
+        self._db.execute("drop table password")
+        self._db.execute("commit")
 
     def set_password(self, user: str, uid: int, password_hash: str, initial: str | None) -> None:
         """Keep the argon2 hash of a password that was set, and the declaration's hash that it replaces."""

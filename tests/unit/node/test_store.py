@@ -83,6 +83,21 @@ def test_a_password_holds_until_the_declaration_has_another_initial_one(tmp_path
     store.close()
 
 
+def test_passwords_of_a_store_that_knew_no_uids_are_kept(tmp_path: Path) -> None:
+    """Or everybody's initial password would be right again."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "node.db")) as older:
+        older.execute("create table password (user text primary key, hash text not null, initial text not null)")
+        older.executemany("insert into password values (?, ?, ?)", [("sally", "own", "initial"), ("gone", "x", "")])
+        older.commit()
+    store = Store(tmp_path / "node.db")
+    for _ in range(2):
+        store.adopt_passwords({"sally": 20004, "sven": 20005})
+        assert store.password("sally", 20004, "initial") == "own"
+    store.adopt_passwords({"gone": 20006})
+    assert store.password("gone", 20006, None) is None
+    store.close()
+
+
 def test_old_declarations_are_forgotten(tmp_path: Path) -> None:
     store = Store(tmp_path / "node.db")
     versions = [store.accept("f.yaml", b"%d" % number, 1.0) for number in range(3 * KEPT_DECLARATIONS)]
