@@ -70,5 +70,9 @@ man: .venv/.run
 	$(PYTHON) -m vinci.cli.man > build/vinci.1
 
 clean-state:
-	if [ -x $(VINCI) ]; then $(VINCI) down; fi
-	state="$$($(PYTHON) -m vinci.settings state)" && rm -rf "$$state"
+	if [ -x $(VINCI) ]; then \
+		state="$$($(PYTHON) -m vinci.settings state)" && \
+		for node in "$$state"/*/node.db; do \
+			[ ! -e "$$node" ] || $(VINCI) down --node "$$(basename "$$(dirname "$$node")")" || exit; \
+		done && rm -rf "$$state"; \
+	fi

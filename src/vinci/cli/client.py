@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -105,13 +106,12 @@ def _is_stored(paths: NodePaths) -> bool:
     from vinci.store.sqlite import Store
 
     try:
-        store = Store(paths.database)
+        with contextlib.closing(Store(paths.database)) as store:
+            return store.declaration() is not None
+    except PermissionError:
+        return paths.api_socket.exists()  # an agent that ends takes its socket away; one that was killed did not
     except (OSError, sqlite3.Error):
         return True
-    try:
-        return store.declaration() is not None
-    finally:
-        store.close()
 
 
 @asynccontextmanager

@@ -109,4 +109,5 @@ def _open_streams() -> None:
 def _complain(sentence: str) -> None:
     from vinci.cli.output import error_console  # it takes its time to load, and help needs none of it
 
-    error_console.print(f"vinci: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
+    with contextlib.suppress(OSError):  # the status has to tell it then
+        error_console.print(f"vinci: {sentence}", style="red", highlight=False, markup=False, soft_wrap=True)
