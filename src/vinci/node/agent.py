@@ -217,12 +217,12 @@ class Agent:
         Raises:
             VmmError: a VM cannot be stopped.
         """
+        await self.logins.revoke([each for each in self.store.sessions() if not keeps_right(each, before, after)])
         running, changes = await self.running(), []
         for name in must_end(before, after):
             if name in running:
                 await self._reconciler.stop(name, "its community has another label")
                 changes.append(f"VM {name} stopped: its community has another label")
-        await self.logins.revoke([each for each in self.store.sessions() if not keeps_right(each, before, after)])
         return changes
 
     def _accept(self, path: str, text: bytes, candidate: InForce) -> None:
